@@ -1,0 +1,333 @@
+"""Games given as arrays: batched stepping and exact oracles for free."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from stackelberg.errors import InputError
+from stackelberg.game import Budget, Game, Step
+from stackelberg.model import TabularModel, check_distribution, check_finite
+
+Array = ArrayLike | Tensor
+ArrayOrFunction = Array | Callable[[Tensor], Tensor]
+
+
+class _Tabular(Game):
+    """What both kinds of tabular game share: states are indices, observed one-hot."""
+
+    _model: TabularModel
+
+    def _describe(self, states: int, follower_actions: int) -> None:
+        self.states = states
+        self.follower_space = spaces.Discrete(follower_actions)
+        self.observation_space = spaces.Box(0.0, 1.0, (states,), np.float32)
+
+    def observe(self, state: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(state, self.states).float()
+
+    def initial(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.multinomial(self._model.initial, n, replacement=True, generator=generator)
+
+
+class TabularGame(_Tabular):
+    """A Markov game in arrays, in which the leader acts at every step.
+
+    Args:
+        transition: P(s'|s,a,b) [S, A, B, S]; rows sum to 1.
+        leader_reward, follower_reward: r(s,a,b), any shape that broadcasts to [S, A, B].
+        initial: distribution of the first state [S]; state 0 unless given.
+        termination: probability that the game ends with the transition (s,a,b,s'), any shape that
+            broadcasts to [S, A, B, S]: a vector [S] of 0 and 1 marks terminal states (play ends on
+            arrival), shape [S, 1, 1, 1] ends it on leaving s. Never unless given.
+        settings: see `stackelberg.game.Game`.
+
+    Raises:
+        InputError: for a wrong shape, rows that do not sum to 1, entries that are not finite, or a
+            setting out of its range.
+    """
+
+    leader_moves: ClassVar = "every step"
+
+    def __init__(
+        self,
+        transition: Array,
+        leader_reward: Array,
+        follower_reward: Array,
+        initial: Array | None = None,
+        termination: Array | None = None,
+        *,
+        name: str = "tabular",
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.name = name
+        kernel = _kernel("transition", transition, "[S, A, B, S]")
+        states, leader_actions, follower_actions, _ = kernel.shape
+        self._describe(states, follower_actions)
+        self.leader_space = spaces.Discrete(leader_actions)
+        shape = (states, leader_actions, follower_actions)
+        going, ending = _split(kernel, _termination(termination, (*shape, states)))
+        self._model = TabularModel(
+            transition=going,
+            ending=ending,
+            leader_reward=_reward("leader_reward", leader_reward, shape),
+            follower_reward=_reward("follower_reward", follower_reward, shape),
+            initial=_initial(initial, states),
+            leader_discount=self.leader_discount,
+            follower_discount=self.follower_discount,
+            temperature=self.temperature,
+            follower_observes_action=self.follower_observes_action,
+        )
+
+    def model(self, design: Tensor | None = None) -> TabularModel:
+        return self._model
+
+    def step(
+        self,
+        state: Tensor,
+        leader_action: Tensor,
+        follower_action: Tensor,
+        generator: torch.Generator,
+    ) -> Step:
+        index = (state, leader_action, follower_action)
+        return _sample(self._model, index, generator)
+
+
+class TabularDesign(_Tabular):
+    """MDP design in arrays: the leader moves once, and its design shapes what the follower meets.
+
+    Each array but `initial` is given as it is, or as a function of the designs of M leaders: a
+    tensor [M, d] in, a tensor [M, ...] out, written in torch so that it has a derivative.
+
+    Args:
+        design_space: a `gymnasium.spaces.Box` of shape (d,), or a `stackelberg.Budget`.
+        transition: P(s'|s,b) [S, B, S]. leader_reward, follower_reward: r(s,b) [S, B].
+        initial: distribution of the first state [S]; state 0 unless given.
+        termination: as for `TabularGame`, broadcast to [S, B, S].
+        simulated_transition: another P [S, B, S] that play follows while oracles and followers
+            use `transition`; only to reproduce published mismatches.
+        settings: see `stackelberg.game.Game`.
+
+    Raises:
+        InputError: as for `TabularGame`; functions are tried at both ends of the design space and
+            in its middle.
+    """
+
+    leader_moves: ClassVar = "once"
+
+    def __init__(
+        self,
+        design_space: spaces.Box,
+        transition: ArrayOrFunction,
+        leader_reward: ArrayOrFunction,
+        follower_reward: ArrayOrFunction,
+        initial: Array | None = None,
+        termination: Array | None = None,
+        *,
+        simulated_transition: Array | None = None,
+        name: str = "design",
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.name = name
+        self.leader_space = _design_space(design_space)
+        trial = _trial_designs(design_space)
+        kernel = _kernel("transition", _evaluate("transition", transition, trial), "[S, B, S]")
+        states, actions = kernel.shape[-1], kernel.shape[-2]
+        self._describe(states, actions)
+        self._functions: dict[str, Callable[[Tensor], Tensor]] = {}
+        fixed = {"transition": kernel}
+        for name_, given in (("leader_reward", leader_reward), ("follower_reward", follower_reward)):
+            fixed[name_] = _reward(name_, _evaluate(name_, given, trial), (states, actions))
+            if callable(given):
+                self._functions[name_] = given
+        if callable(transition):
+            self._functions["transition"] = transition
+        self._termination = _termination(termination, (states, actions, states))
+        self._simulated = None
+        if simulated_transition is not None:
+            self._simulated = _kernel("simulated_transition", simulated_transition, "[S, B, S]")
+        self._model = TabularModel(
+            **fixed,
+            initial=_initial(initial, states),
+            leader_discount=self.leader_discount,
+            follower_discount=self.follower_discount,
+            temperature=self.temperature,
+        )
+
+    @property
+    def moves_transition(self) -> bool:
+        """Does the transition depend on the design?"""
+        return "transition" in self._functions
+
+    def model(self, design: Tensor | None = None) -> TabularModel:
+        return self._under(design, self._model.transition)
+
+    def simulated_model(self, design: Tensor | None = None) -> TabularModel:
+        return self._under(design, self._model.transition if self._simulated is None else self._simulated)
+
+    def _under(self, design: Tensor | None, kernel: Tensor) -> TabularModel:
+        """The arrays under the designs [M, d], with a single leader action."""
+        if design is None:
+            raise InputError("the designs [M, d]", "none", "pass what the leader commits to")
+        arrays = {
+            "transition": kernel,
+            "leader_reward": self._model.leader_reward,
+            "follower_reward": self._model.follower_reward,
+        }
+        for name, function in self._functions.items():
+            arrays[name] = function(design).to(torch.float64)
+        going, ending = _split(arrays["transition"], self._termination)
+        return replace(
+            self._model,
+            transition=going.unsqueeze(-3),
+            ending=None if ending is None else ending.unsqueeze(-3),
+            leader_reward=arrays["leader_reward"].unsqueeze(-2),
+            follower_reward=arrays["follower_reward"].unsqueeze(-2),
+        )
+
+    def step(
+        self,
+        state: Tensor,
+        leader_action: Tensor,
+        follower_action: Tensor,
+        generator: torch.Generator,
+    ) -> Step:
+        model = self.simulated_model(leader_action.to(torch.float64))
+        index = (state, torch.zeros_like(state), follower_action)
+        return _sample(model, index, generator)
+
+
+# ---------------------------------------------------------------- stepping
+
+
+def _sample(model: TabularModel, index: tuple[Tensor, ...], generator: torch.Generator) -> Step:
+    """One step at (s, a, b) [n] each; arrays with a leading dimension have one row per copy."""
+    copies = torch.arange(len(index[0]))
+
+    def at(array: Tensor, dimensions: int) -> Tensor:
+        return array[(copies, *index)] if array.dim() > dimensions else array[index]
+
+    total = going = at(model.transition, 4)  # [n, S]
+    if model.ending is not None:
+        total = going + at(model.ending, 4)
+    state = torch.multinomial(total, 1, generator=generator)
+    stays = (going / total).gather(1, state).squeeze(1)
+    chance = torch.rand(len(copies), generator=generator, dtype=stays.dtype)
+    rewards = at(model.leader_reward, 3), at(model.follower_reward, 3)
+    return Step(state.squeeze(1), *rewards, chance >= stays)
+
+
+def _split(kernel: Tensor, termination: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The parts of a transition that go on and that end the game."""
+    if termination is None:
+        return kernel, None
+    return kernel * (1 - termination), kernel * termination
+
+
+# ---------------------------------------------------------------- validation
+
+
+def _array(name: str, given: Array) -> Tensor:
+    try:
+        return torch.as_tensor(given, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name}: an array of numbers", type(given).__name__, f"mend it ({error})"
+        ) from error
+
+
+def _kernel(name: str, given: Array, form: str) -> Tensor:
+    kernel = _array(name, given)
+    if kernel.dim() != form.count(",") + 1 or kernel.shape[0] != kernel.shape[-1] or not kernel.numel():
+        raise InputError(
+            f"{name} of shape {form}",
+            f"shape {list(kernel.shape)}",
+            "index it by state, action (leader's before follower's), next state",
+        )
+    check_distribution(name, kernel)
+    return kernel
+
+
+def _reward(name: str, given: Array, shape: tuple[int, ...]) -> Tensor:
+    reward = _array(name, given)
+    check_finite(name, reward)
+    return _broadcast(name, reward, shape)
+
+
+def _broadcast(name: str, array: Tensor, shape: tuple[int, ...]) -> Tensor:
+    try:
+        return array.expand(shape).contiguous()
+    except RuntimeError as error:
+        raise InputError(
+            f"{name} of a shape that broadcasts to {list(shape)}",
+            f"shape {list(array.shape)}",
+            "insert dimensions of size 1 where it does not depend on an index",
+        ) from error
+
+
+def _initial(given: Array | None, states: int) -> Tensor:
+    if given is None:
+        return torch.nn.functional.one_hot(torch.tensor(0), states).to(torch.float64)
+    initial = _array("initial", given)
+    if initial.shape != (states,):
+        raise InputError(
+            f"initial of shape [{states}]",
+            f"shape {list(initial.shape)}",
+            "give the probability of starting in each state",
+        )
+    check_distribution("initial", initial)
+    return initial
+
+
+def _termination(given: Array | None, shape: tuple[int, ...]) -> Tensor | None:
+    if given is None:
+        return None
+    termination = _array("termination", given)
+    if not ((termination >= 0) & (termination <= 1)).all():
+        raise InputError(
+            "termination: probabilities in [0, 1]",
+            f"values from {termination.min().item():.6g} to {termination.max().item():.6g}",
+            "mark terminal states with 1 and all others with 0",
+        )
+    return _broadcast("termination", termination, shape)
+
+
+def _design_space(space: spaces.Box) -> spaces.Box:
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not space.is_bounded():
+        raise InputError(
+            "design_space: a bounded Box (or Budget) of shape (d,)",
+            f"{space!r}",
+            "flatten the design into one vector and give finite low and high",
+        )
+    return space
+
+
+def _trial_designs(space: spaces.Box) -> Tensor:
+    """Three designs [3, d] at which functions of the design are tried."""
+    low, high = (torch.as_tensor(x, dtype=torch.float64) for x in (space.low, space.high))
+    if isinstance(space, Budget):
+        high = high / len(high)
+    return torch.stack([low, (low + high) / 2, high])
+
+
+def _evaluate(name: str, given: ArrayOrFunction, trial: Tensor) -> Array:
+    """The array in the middle of the design space; a function's values are all validated."""
+    if not callable(given):
+        return given
+    value = given(trial)
+    if not isinstance(value, Tensor) or value.shape[:1] != trial.shape[:1]:
+        raise InputError(
+            f"{name}: a function from designs [M, d] to a tensor [M, ...]",
+            f"{type(value).__name__} of shape {list(getattr(value, 'shape', []))} for M = 3",
+            "keep the leading dimension and compute in torch",
+        )
+    value = value.detach().to(torch.float64)
+    (check_distribution if name == "transition" else check_finite)(name, value)
+    return value[1]

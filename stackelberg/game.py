@@ -1,0 +1,139 @@
+"""The contract of a leader-follower game, written once, batched, in torch."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from stackelberg.errors import InputError
+from stackelberg.model import TabularModel, check_settings
+
+
+class Budget(spaces.Box):
+    """Non-negative spendings over `items` whose sum is at most `total`.
+
+    A Box with one more rule, so whatever takes a Box takes it. Samples are uniform over the simplex
+    that the items and the unspent rest make.
+    """
+
+    def __init__(self, items: int, total: float, seed: int | None = None) -> None:
+        if items < 1 or not 0 < total < float("inf"):
+            raise InputError(
+                "items >= 1 and a finite total > 0",
+                f"items = {items}, total = {total}",
+                "give how many things money goes to and how much there is",
+            )
+        super().__init__(0.0, total, (items,), np.float64, seed=seed)
+        self.total = float(total)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> np.ndarray:
+        shares = self.np_random.dirichlet(np.ones(self.shape[0] + 1))
+        return self.total * shares[:-1]
+
+    def contains(self, x: Any) -> bool:
+        return super().contains(x) and float(np.sum(x)) <= self.total * (1 + 1e-9)
+
+
+class Step(NamedTuple):
+    """What one step of n independent copies of a game brings."""
+
+    state: Tensor  # [n, ...] the next state, also where the game has ended
+    leader_reward: Tensor  # [n]
+    follower_reward: Tensor  # [n]
+    terminated: Tensor  # [n] bool: the game has ended by its rules (a time limit is not one)
+
+
+class Game(ABC):
+    """A two-player Markov game in which the leader commits and the follower best-responds.
+
+    At every step the leader acts in the state, the follower acts in the state and, if
+    `follower_observes_action`, on the leader's action; both are paid and the state moves on. With
+    `leader_moves = "once"` the leader's action is a design that stays for the whole episode.
+
+    The leader's objective is its discounted return over an unbounded horizon. `horizon` is a time
+    limit on sampled episodes, as Gymnasium's truncation: it is not a rule of the game.
+    """
+
+    name: str = "game"
+    leader_moves: ClassVar[Literal["every step", "once"]] = "every step"
+
+    leader_space: spaces.Space
+    follower_space: spaces.Space
+    observation_space: spaces.Box  # of the state, for both players
+
+    def __init__(
+        self,
+        *,
+        leader_discount: float = 0.99,
+        follower_discount: float = 0.99,
+        temperature: float = 0.05,
+        horizon: int = 100,
+        follower_observes_action: bool = True,
+        optimum: float | None = None,
+    ) -> None:
+        """
+        Args:
+            leader_discount, follower_discount: in [0, 1).
+            temperature: > 0, the weight of the entropy in the follower's objective.
+            horizon: steps after which a sampled episode is cut off.
+            follower_observes_action: does the follower see the leader's action before its own?
+            optimum: the best (known) value of the leader's objective, for regret.
+        """
+        check_settings(
+            leader_discount=leader_discount,
+            follower_discount=follower_discount,
+            temperature=temperature,
+            horizon=horizon,
+        )
+        self.leader_discount = float(leader_discount)
+        self.follower_discount = float(follower_discount)
+        self.temperature = float(temperature)
+        self.horizon = horizon
+        self.follower_observes_action = bool(follower_observes_action)
+        self.optimum = optimum
+
+    @abstractmethod
+    def initial(self, n: int, generator: torch.Generator) -> Tensor:
+        """n first states [n, ...]."""
+
+    @abstractmethod
+    def step(
+        self,
+        state: Tensor,
+        leader_action: Tensor,
+        follower_action: Tensor,
+        generator: torch.Generator,
+    ) -> Step:
+        """One step of n copies.
+
+        Args:
+            state: [n, ...]. leader_action: [n] or [n, d] (a design). follower_action: [n].
+        """
+
+    @abstractmethod
+    def observe(self, state: Tensor) -> Tensor:
+        """What both players see of the state: [n, d] float32, inside `observation_space`."""
+
+    def model(self, design: Tensor | None = None) -> TabularModel:
+        """The game in arrays, for the designs [M, d] of M leaders if the leader moves once.
+
+        Raises:
+            InputError: if the game has no tables.
+        """
+        raise InputError(
+            "a tabular game",
+            f"'{self.name}', which has no tables",
+            "give it as arrays (games.tabular.TabularGame) or use a method that needs no tables",
+        )
+
+    def simulated_model(self, design: Tensor | None = None) -> TabularModel:
+        """The arrays that play follows; another model than `model` only to reproduce a mismatch."""
+        return self.model(design)
+
+    def picture(self, axes: Any, values: np.ndarray, title: str) -> None:
+        """Draw one number per state [S]; grids draw themselves as grids."""
+        axes.bar(range(len(values)), values)
+        axes.set(title=title, xlabel="state")

@@ -1,0 +1,279 @@
+"""The leader's hypergradient: one formula a function, tensors in, tensors out.
+
+Notation (M leaders, N streams, T steps; S states, A leader actions, B follower actions):
+f(a|s) is the leader's policy, g(b|s,a) the follower's soft best response at temperature beta.
+
+    delta(s,a,b) = Q_L(s,a,b) - V_L(s,a)            benefit: what the follower's choice was worth
+    e_k          = sum_{t<k} gamma_F^{k-t} gamma_L^t delta_t           benefit trace, exclusive
+    e+_k         = e_k + gamma_L^k delta_k                             benefit trace, inclusive
+    grad J       = E sum_k grad log f(a_k|s_k) [gamma_L^k A_L(s_k,a_k) + e_k A_F(s_k,a_k) / beta]
+
+Where it comes from: the policy gradient on both players has the factor grad log g = (grad Q_F -
+grad V_F) / beta; benefits have mean zero given (s, a), so grad V_F drops out; grad Q_F is a sum of
+scores over the rest of the same episode, and swapping the two sums leaves one scan over time.
+
+*A follower that does not see a_k.* Its Q_F(s,b) = sum_a f(a|s) q_F(s,a,b) depends on f at the
+present state too, so the sum over scores starts at k = t: the trace is e+, the benefit is
+delta(s,b) = sum_a f(a|s) Q_L(s,a,b) - V_L(s), and A_F becomes q_F(s,a,b) - Q_F(s,b).
+
+*A design x.* There are no scores of leader actions; r_L, r_F, P and mu depend on x, b_k meets
+r_F(.; x) at its own step, so again the trace is e+ (`design_surrogate`).
+
+Source: Kudo, Tanabe, Wachi, Akimoto, ICAPS 2026, arXiv:2603.14867 (covariance form of grad log g);
+the one-scan form and the expected trace are this project's; on expected traces in general see
+van Hasselt et al., arXiv:2007.01839.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stackelberg.exact import (
+    SoftResponse,
+    expected_next,
+    follower_action_value,
+    joint_kernel,
+)
+from stackelberg.model import TabularModel
+
+# ---------------------------------------------------------------- from samples
+
+
+def linear_scan(decay: Tensor, drive: Tensor) -> Tensor:
+    """y_k = decay_k y_{k-1} + drive_k along the last dimension, y_{-1} = 0.
+
+    Recursive doubling: log2(T) passes over whole tensors, no loop over time, no division.
+
+    Args:
+        decay, drive: [..., T].
+    """
+    length = drive.shape[-1]
+    value, factor, reach = drive, decay, 1
+    while reach < length:
+        earlier = torch.nn.functional.pad(value[..., :-reach], (reach, 0))
+        value = value + factor * earlier
+        factor = factor * torch.nn.functional.pad(factor[..., :-reach], (reach, 0))
+        reach *= 2
+    return value
+
+
+def inclusive_benefit_trace(
+    benefit: Tensor, time: Tensor, leader_discount: float, follower_discount: float
+) -> Tensor:
+    """e+_k = gamma_F e+_{k-1} + gamma_L^k delta_k, from 0 at every episode's start.
+
+    Args:
+        benefit: delta_k [..., T]. time: step within the episode [..., T]; 0 starts a new one.
+    """
+    decay = follower_discount * (time != 0)
+    return linear_scan(decay.to(benefit.dtype), leader_discount**time * benefit)
+
+
+def benefit_trace(
+    benefit: Tensor, time: Tensor, leader_discount: float, follower_discount: float
+) -> Tensor:
+    """e_0 = 0, e_{k+1} = gamma_F (e_k + gamma_L^k delta_k), from 0 at every episode's start.
+
+    The step's own benefit is left out: given (s_k, a_k) it has mean zero.
+
+    Args:
+        benefit: delta_k [..., T]. time: step within the episode [..., T]; 0 starts a new one.
+    """
+    trace = inclusive_benefit_trace(benefit, time, leader_discount, follower_discount)
+    arrived = follower_discount * torch.nn.functional.pad(trace[..., :-1], (1, 0))
+    return torch.where(time == 0, torch.zeros_like(arrived), arrived)
+
+
+def stackelberg_advantage(
+    leader_advantage: Tensor,
+    follower_advantage: Tensor,
+    trace: Tensor,
+    discount_weight: Tensor,
+    temperature: float,
+) -> Tensor:
+    """gamma_L^k A_L + e_k A_F / beta: what multiplies grad log f(a_k|s_k), all [..., T].
+
+    Args:
+        leader_advantage: V_L(s,a) - V_L(s).
+        follower_advantage: V_F(s,a) - E_f V_F(s,.) with the exclusive trace; for a follower that
+            does not see a_k, q_F(s,a,b) - E_f q_F(s,.,b) with the inclusive trace.
+        trace: the benefit trace, sampled or expected. discount_weight: gamma_L^k.
+    """
+    return discount_weight * leader_advantage + trace * follower_advantage / temperature
+
+
+def policy_surrogate(log_prob: Tensor, advantage: Tensor, episodes: Tensor) -> Tensor:
+    """[M] whose gradient is (1/episodes) sum_k grad log f(a_k|s_k) advantage_k.
+
+    Args:
+        log_prob: attached log f(a_k|s_k) [M, N, T]. advantage: [M, N, T], constant.
+        episodes: [M] episodes begun in the sample.
+
+    Exact when: critics are true and episodes last until gamma^T is negligible; then unbiased.
+    """
+    return (log_prob * advantage.detach()).sum((-2, -1)) / episodes
+
+
+def design_surrogate(
+    rewards: Tensor,
+    log_transition: Tensor,
+    next_value: Tensor,
+    weight: Tensor,
+    discount: float,
+    episodes: Tensor,
+) -> Tensor:
+    """[M] whose gradient is E sum_k w_k [grad r + gamma grad log P(s_{k+1}|s_k,b_k) v(s_{k+1})].
+
+    The direct term has w_k = gamma_L^k and the leader's r, gamma, v; the indirect term has
+    w_k = e+_k / beta and the follower's. A design that moves the initial distribution adds
+    log mu(s_0) V_L(s_0) at each start.
+
+    Args:
+        rewards: attached r(s_k, b_k; x) [M, N, T].
+        log_transition: attached log P(s_{k+1} | s_k, b_k; x) [M, N, T].
+        next_value: v(s_{k+1}) [M, N, T], 0 after an ending; any function of (s_k, b_k) may be
+            subtracted, and its conditional mean makes the variance that of a TD error.
+        weight: [M, N, T]. episodes: [M] episodes begun in the sample.
+    """
+    signal = rewards + discount * log_transition * next_value.detach()
+    return (signal * weight.detach()).sum((-2, -1)) / episodes
+
+
+def expected_trace_targets(
+    trace: Tensor, benefit: Tensor, leader_discount: float, follower_discount: float
+) -> Tensor:
+    """TD targets, backwards in time, of the expected trace e-bar(s) = E[e_k | s_k = s].
+
+    e-bar(s_{k+1}) regresses on (gamma_F / gamma_L) (e-bar(s_k) + delta_k) with weight
+    gamma_L^{k+1}, and e-bar(s_0) on 0 with weight 1; e_k is then estimated by gamma_L^k e-bar(s_k).
+
+    Args:
+        trace: e-bar(s_k) as estimated so far [..., T]. benefit: delta_k [..., T].
+        leader_discount: in (0, 1).
+    Returns: the targets for s_{k+1} [..., T].
+    """
+    return follower_discount / leader_discount * (trace + benefit)
+
+
+# ---------------------------------------------------------------- from a tabular model
+
+
+class Critics(NamedTuple):
+    """Everything that the expected hypergradient needs, as tables; nothing has a gradient."""
+
+    leader_state_value: Tensor  # [M, S] V_L(s)
+    leader_action_value: Tensor  # [M, S, A, B] Q_L(s,a,b)
+    leader_value: Tensor  # [M, S, A] V_L(s,a) = E_g Q_L
+    follower_state_value: Tensor  # [M, S] E_f V_F(s,.)
+    follower_value: Tensor  # [M, S, A] V_F(s,a)
+    benefit: Tensor  # [M, S, A, B] delta; constant over a where the follower cannot see a
+    visitation: Tensor  # [M, S] d(s) = E sum_k gamma_L^k 1[s_k = s]
+    trace: Tensor  # [M, S] c(s) = E sum_k e_k 1[s_k = s]
+    policy: Tensor  # [M, S, A] f
+    response: Tensor  # [M, S, A, B] g
+
+
+@torch.no_grad()
+def tabular_critics(model: TabularModel, policy: Tensor, response: SoftResponse) -> Critics:
+    """Values, visitation and expected benefit trace by adjoint solves with one S x S matrix.
+
+        V_L = r_L + gamma_L P V_L,   d = mu + gamma_L P' d,
+        c(s') = gamma_F sum_sab P(s'|s,a,b) f(a|s) g(b|s,a) [c(s) + d(s) delta(s,a,b)].
+
+    Args:
+        model: the true or a learned model. policy: f [M, S, A].
+        response: the follower's behaviour, with its values.
+
+    Exact when: the model is.
+    """
+    g = response.policy
+    kernel = joint_kernel(model, policy, g)
+    identity = torch.eye(model.states, dtype=kernel.dtype, device=kernel.device)
+    factors = torch.linalg.lu_factor(identity - model.leader_discount * kernel)
+    reward = (policy * (g * model.leader_reward).sum(-1)).sum(-1)
+    state_value = torch.linalg.lu_solve(*factors, reward.unsqueeze(-1)).squeeze(-1)
+    initial = model.initial.expand(state_value.shape).unsqueeze(-1)
+    visitation = torch.linalg.lu_solve(*factors, initial, adjoint=True).squeeze(-1)
+    action_value = model.leader_reward + model.leader_discount * expected_next(model, state_value)
+    value = (g * action_value).sum(-1)
+    benefit = follower_benefit(model, policy, action_value, value)
+
+    if model.follower_discount != model.leader_discount:
+        factors = torch.linalg.lu_factor(identity - model.follower_discount * kernel)
+    weight = policy.unsqueeze(-1) * g * benefit * visitation[..., None, None]
+    arrivals = torch.einsum("...sab,...sabt->...t", weight, model.transition)
+    source = (model.follower_discount * arrivals).unsqueeze(-1)
+    trace = torch.linalg.lu_solve(*factors, source, adjoint=True).squeeze(-1)
+    return Critics(
+        state_value,
+        action_value,
+        value,
+        response.state_value,
+        response.value,
+        benefit,
+        visitation,
+        trace,
+        policy,
+        g,
+    )
+
+
+def follower_benefit(
+    model: TabularModel, policy: Tensor, action_value: Tensor, value: Tensor
+) -> Tensor:
+    """delta [M, S, A, B]: Q_L(s,a,b) - V_L(s,a), or its f-average where the follower cannot see a.
+
+    Args:
+        action_value: Q_L [M, S, A, B]. value: V_L(s,a) [M, S, A].
+    """
+    benefit = action_value - value.unsqueeze(-1)
+    if model.follower_observes_action:
+        return benefit
+    return (policy.unsqueeze(-1) * benefit).sum(-2, keepdim=True).expand(benefit.shape)
+
+
+def direct_surrogate(critics: Critics, model: TabularModel, policy: Tensor) -> Tensor:
+    """[M] whose gradient is the leader's own policy (and design) gradient, the follower held fixed.
+
+    sum_s mu V_L + sum_sab d(s) f(a|s) g(b|s,a) [ r_L + gamma_L sum_s' P V_L(s') ], where mu, f,
+    r_L and P are attached to the leader's parameters and everything else is constant.
+    """
+    next_value = expected_next(model, critics.leader_state_value)
+    target = model.leader_reward + model.leader_discount * next_value
+    start = (model.initial * critics.leader_state_value).sum(-1)
+    per_state = (policy * (critics.response * target).sum(-1)).sum(-1)
+    return start + (critics.visitation * per_state).sum(-1)
+
+
+def indirect_surrogate(critics: Critics, model: TabularModel, policy: Tensor) -> Tensor:
+    """[M] whose gradient is the part of the hypergradient that runs through the follower.
+
+    With w(s,a,b) = g(b|s,a) [c(s) + d(s) delta(s,a,b)] and q_F = r_F + gamma_F sum_s' P V_F(s'),
+    a follower that sees a_k gives
+
+        (1/beta) { sum_sa c(s) f(a|s) V_F(s,a) + sum_sab fbar(a|s) w(s,a,b) q_F(s,a,b) },
+
+    one that does not gives (1/beta) sum_sab f(a|s) w(s,a,b) q_F(s,a,b). Attached are f, r_F and
+    P; fbar is the constant copy of f.
+    """
+    trace = critics.trace[..., None, None]
+    visits = critics.visitation[..., None, None]
+    weight = critics.response * (trace + visits * critics.benefit)
+    action_value = follower_action_value(model, critics.follower_state_value)
+    if not model.follower_observes_action:
+        return (policy.unsqueeze(-1) * weight * action_value).sum((-3, -2, -1)) / model.temperature
+    arrived = (critics.trace * (policy * critics.follower_value).sum(-1)).sum(-1)
+    moved = (critics.policy.unsqueeze(-1) * weight * action_value).sum((-3, -2, -1))
+    return (arrived + moved) / model.temperature
+
+
+def exchange_rate(critics: Critics, temperature: float) -> Tensor:
+    """rho(s) = c(s) / (beta d(s)) [M, S]: what a unit of the follower's value is worth to the leader.
+
+    The leader climbs V_L(s,a) + rho(s) V_F(s,a); where rho > 0 it pays to please the follower,
+    where rho < 0 to displease it. 0 in states that are never visited.
+    """
+    visited = critics.visitation > 0
+    rate = critics.trace / (temperature * torch.where(visited, critics.visitation, 1.0))
+    return torch.where(visited, rate, 0.0)

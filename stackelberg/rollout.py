@@ -1,0 +1,144 @@
+"""Play: a leader and a follower's response in, trajectories out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stackelberg.game import Game
+from stackelberg.types import Commitment, Response
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectories:
+    """What M leaders saw in N streams of T steps each; a stream starts anew after an ending."""
+
+    state: Tensor  # [M, N, T] index
+    leader_action: Tensor  # [M, N, T] index; 0 under a design
+    follower_action: Tensor  # [M, N, T] index
+    leader_reward: Tensor  # [M, N, T]
+    follower_reward: Tensor  # [M, N, T]
+    next_state: Tensor  # [M, N, T] index, the one arrived in, also at an ending
+    terminated: Tensor  # [M, N, T] bool: ended by the rules
+    time: Tensor  # [M, N, T] steps since the episode's start; 0 starts a new episode
+
+    @property
+    def steps(self) -> int:
+        """Environment steps per leader."""
+        return self.state.shape[1] * self.state.shape[2]
+
+    @property
+    def episodes(self) -> Tensor:
+        """Episodes begun, [M]."""
+        return (self.time == 0).sum((1, 2))
+
+    def first_returns(self, reward: Tensor, discount: float) -> Tensor:
+        """Discounted return of every stream's first episode, [M, N]."""
+        first = (self.time == 0).cumsum(-1) == 1
+        return (reward * discount**self.time * first).sum(-1)
+
+
+def play(
+    game: Game,
+    commitment: Commitment,
+    response: Response,
+    *,
+    streams: int,
+    steps: int,
+    generators: list[np.random.Generator],
+    horizon: int | None = None,
+) -> Trajectories:
+    """Sample trajectories of a tabular game under commitments and responses.
+
+    State, both actions and the next state are one draw from a joint table, so a time step is a
+    binary search over all streams of all leaders at once.
+
+    Args:
+        commitment, response: of M leaders.
+        streams, steps: N and T.
+        generators: one for each leader; a leader's trajectories depend on its own alone.
+        horizon: the time limit; the game's own unless given.
+    """
+    limit = game.horizon if horizon is None else horizon
+    model = game.simulated_model(commitment.design).detach()
+    shape = (len(generators), model.states, model.leader_actions, model.follower_actions)
+    going = model.transition.expand(*shape, model.states)
+    ending = None if model.ending is None else model.ending.expand(going.shape)
+    weight = commitment.policy.detach().unsqueeze(-1) * response.behaviour
+    joint = weight.unsqueeze(-1) * (going if ending is None else going + ending)
+    chain = _Chain(joint.flatten(2).numpy(), _ending_share(going, ending))
+    noise = np.stack([g.random((4, steps, streams)) for g in generators], 2)  # [4, T, M, N]
+    starts = _invert(model.initial.expand(shape[:2]).numpy(), noise[0])
+
+    outcome = np.empty((steps, len(generators), streams), np.int64)
+    state, time, over = (np.empty_like(outcome) for _ in range(3))
+    now, clock = starts[0], np.zeros_like(starts[0])
+    for k in range(steps):
+        state[k], time[k] = now, clock
+        outcome[k], arrived, over[k] = chain.step(now, noise[1, k], noise[2, k])
+        clock = clock + 1
+        fresh = (over[k] > 0) | (clock >= limit)
+        if k + 1 < steps and fresh.any():
+            arrived, clock = np.where(fresh, starts[k + 1], arrived), np.where(fresh, 0, clock)
+        now = arrived
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, 0, -1)))
+
+    leader_action, follower_action, next_state = np.unravel_index(outcome, shape[2:] + shape[1:2])
+    s, a, b = tensor(state), tensor(leader_action), tensor(follower_action)
+    leader = torch.arange(shape[0])[:, None, None]
+    return Trajectories(
+        state=s,
+        leader_action=a,
+        follower_action=b,
+        leader_reward=model.leader_reward.expand(shape)[leader, s, a, b],
+        follower_reward=model.follower_reward.expand(shape)[leader, s, a, b],
+        next_state=tensor(next_state),
+        terminated=tensor(over) > 0,
+        time=tensor(time),
+    )
+
+
+class _Chain:
+    """The joint draw (a, b, s') given s for M leaders, by binary search in one sorted array."""
+
+    def __init__(self, joint: np.ndarray, ending: np.ndarray | None) -> None:
+        leaders, self.states, self.outcomes = joint.shape
+        cumulative = np.cumsum(joint, -1)
+        cumulative /= cumulative[..., -1:]
+        rows = np.arange(leaders * self.states, dtype=np.float64)
+        self.sorted = (cumulative.reshape(-1, self.outcomes) + rows[:, None]).ravel()
+        self.offset = np.arange(leaders)[:, None] * self.states
+        self.ending = ending
+
+    def step(
+        self, state: np.ndarray, noise: np.ndarray, end_noise: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | int]:
+        row = state + self.offset
+        found = np.searchsorted(self.sorted, row + np.minimum(noise, 1 - 1e-9), side="right")
+        over = 0 if self.ending is None else end_noise < self.ending[found]
+        outcome = found - row * self.outcomes
+        return outcome, outcome % self.states, over
+
+
+def _ending_share(going: Tensor, ending: Tensor | None) -> np.ndarray | None:
+    """Of the mass of every (s, a, b, s'), the share that ends the game; flat."""
+    if ending is None:
+        return None
+    total = going + ending
+    return (ending / torch.where(total > 0, total, 1.0)).flatten().numpy()
+
+
+def _invert(rows: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Draws [T, M, N] from M distributions [M, S] by inversion of the noise."""
+    cumulative = np.cumsum(rows, -1)
+    cumulative /= cumulative[:, -1:]
+    return np.stack(
+        [
+            np.searchsorted(row, np.minimum(noise[:, m], 1 - 1e-9), side="right")
+            for m, row in enumerate(cumulative)
+        ],
+        1,
+    )

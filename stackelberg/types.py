@@ -1,0 +1,131 @@
+"""What the parts hand to each other: leaders, followers, commitments, responses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from stackelberg.errors import InputError
+from stackelberg.exact import SoftResponse
+from stackelberg.game import Game
+
+Access = Literal["value", "policy", "trajectories"]
+
+
+class Leader(Protocol):
+    """M independent leaders; every parameter has the leading dimension M.
+
+    A leader that moves at every step has `log_policy`, one that commits to a design has `design`.
+    """
+
+    count: int
+
+    def divergence(self, reference: nn.Module, observation: Tensor) -> Tensor:
+        """How far this leader has moved from a copy of itself, [M], in nats."""
+        ...
+
+
+@runtime_checkable
+class PolicyLeader(Leader, Protocol):
+    """Moves at every step."""
+
+    def log_policy(self, observation: Tensor) -> Tensor:
+        """log f(a|s): [M, n, A] in float64, from n observations [n, d]."""
+        ...
+
+
+@runtime_checkable
+class DesignLeader(Leader, Protocol):
+    """Commits to a design."""
+
+    def design(self) -> Tensor:
+        """The designs [M, d] in float64."""
+        ...
+
+
+class Commitment(NamedTuple):
+    """What M leaders have committed to, as tables; attached to their parameters."""
+
+    policy: Tensor  # [M, S, A] f(a|s); all ones with A = 1 under a design
+    design: Tensor | None  # [M, d], None for a leader that moves at every step
+
+
+def commit(game: Game, leader: Leader) -> Commitment:
+    """The leader's commitment in a tabular game.
+
+    Raises:
+        InputError: if the leader is not of the kind that the game asks for.
+    """
+    states = game.observation_space.shape[0]
+    if game.leader_moves == "once":
+        if not isinstance(leader, DesignLeader):
+            raise InputError(
+                f"a design leader for '{game.name}', where the leader moves once",
+                type(leader).__name__,
+                "use one with a method design(), for example agents.SoftmaxBudget",
+            )
+        return Commitment(torch.ones(leader.count, states, 1, dtype=torch.float64), leader.design())
+    if not isinstance(leader, PolicyLeader):
+        raise InputError(
+            f"a policy leader for '{game.name}', where the leader moves at every step",
+            type(leader).__name__,
+            "use one with a method log_policy(), for example agents.TabularSoftmax",
+        )
+    everywhere = game.observe(torch.arange(states))
+    return Commitment(leader.log_policy(everywhere).exp(), None)
+
+
+@dataclass(frozen=True)
+class Response:
+    """A follower's trained behaviour and what the leader may see of it.
+
+    `behaviour` is how the follower acts: rollouts use it. The leader's side reads `policy` and
+    `value`, which answer only at an access level that includes them.
+    """
+
+    behaviour: Tensor  # [M, S, A, B]
+    values: SoftResponse | None  # the follower's own values, where it has them
+    access: Access = "value"
+    gap: Tensor | None = None  # [M] best-response gap where the follower knows it
+    steps: int = 0  # environment steps its training took, per leader
+
+    @property
+    def policy(self) -> Tensor:
+        """g(b|s,a) [M, S, A, B]. Raises InputError at access `trajectories`."""
+        if self.access == "trajectories":
+            self._refuse("the follower's policy")
+        return self.behaviour
+
+    @property
+    def value(self) -> SoftResponse:
+        """The follower's policy and values. Raises InputError unless access is `value`."""
+        if self.access != "value" or self.values is None:
+            self._refuse("the follower's value")
+        return self.values
+
+    def _refuse(self, what: str) -> None:
+        raise InputError(
+            f"access that includes {what}",
+            f"access '{self.access}'",
+            "estimate it from trajectories, or train with a higher access level",
+        )
+
+
+class Follower(Protocol):
+    """A black box that trains to its best response."""
+
+    name: str
+
+    def best_respond(self, game: Game, commitment: Commitment, seeds: Sequence[int]) -> Response:
+        """Train against M frozen leaders; `seeds` [M] decide all randomness."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a later call depends on; empty if every call starts afresh."""
+        ...
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take up a saved state."""
+        ...
