@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from games.tabular import TabularGame
+from stackelberg.environment import Environment
 
 S, A, B = range(3)  # states
 STAY, GO_A, GO_B = range(3)  # follower actions
@@ -41,3 +42,10 @@ def game(bonus: float = 1.0, **settings: Any) -> TabularGame:
     leader[S, :, GO_A] = 1.0
     defaults = {"temperature": 0.05, "horizon": 150, "optimum": OPTIMA.get(float(bonus))}
     return TabularGame(np.eye(3)[to], leader, follower, name="discrete_toy", **defaults | settings)
+
+
+def parallel_env(
+    render_mode: str | None = None, max_cycles: int | None = None, **options: Any
+) -> Environment:
+    """`game(**options)` as a PettingZoo environment."""
+    return Environment(game(**options), render_mode, max_cycles)

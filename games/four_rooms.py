@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from games.tabular import TabularDesign
+from stackelberg.environment import Environment
 from stackelberg.errors import InputError
 from stackelberg.game import Budget
 
@@ -121,6 +122,13 @@ def game(
         name="four_rooms",
         **{"horizon": 200} | settings,
     )
+
+
+def parallel_env(
+    render_mode: str | None = None, max_cycles: int | None = None, **options: Any
+) -> Environment:
+    """`game(**options)` as a PettingZoo environment."""
+    return Environment(game(**options), render_mode, max_cycles)
 
 
 def _blocks(kept: float, goals: int) -> np.ndarray:

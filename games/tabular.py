@@ -144,15 +144,17 @@ class TabularDesign(_Tabular):
         self._functions: dict[str, Callable[[Tensor], Tensor]] = {}
         fixed = {"transition": kernel}
         for name_, given in (("leader_reward", leader_reward), ("follower_reward", follower_reward)):
-            fixed[name_] = _reward(name_, _evaluate(name_, given, trial), (states, actions))
+            value = _evaluate(name_, given, trial)
             if callable(given):
+                _check_whole(name_, value, (states, actions))
                 self._functions[name_] = given
+            fixed[name_] = _reward(name_, value, (states, actions))
         if callable(transition):
             self._functions["transition"] = transition
         self._termination = _termination(termination, (states, actions, states))
         self._simulated = None
         if simulated_transition is not None:
-            self._simulated = _kernel("simulated_transition", simulated_transition, "[S, B, S]")
+            self._simulated = _simulated(simulated_transition, kernel, callable(transition))
         self._model = TabularModel(
             **fixed,
             initial=_initial(initial, states),
@@ -331,3 +333,29 @@ def _evaluate(name: str, given: ArrayOrFunction, trial: Tensor) -> Array:
     value = value.detach().to(torch.float64)
     (check_distribution if name == "transition" else check_finite)(name, value)
     return value[1]
+
+
+def _check_whole(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
+    """What a function of the design returns is not broadcast: its first dimension is M."""
+    if value.shape != shape:
+        raise InputError(
+            f"{name}: a function from designs [M, d] to a tensor [M, {_listed(shape)}]",
+            f"shape [M, {_listed(value.shape)}]",
+            "expand it over the indices that it does not depend on",
+        )
+
+
+def _simulated(given: Array, kernel: Tensor, moved: bool) -> Tensor:
+    simulated = _kernel("simulated_transition", given, "[S, B, S]")
+    if moved or simulated.shape != kernel.shape:
+        beside = "a function of the design" if moved else f"shape [{_listed(kernel.shape)}]"
+        raise InputError(
+            "simulated_transition beside a constant transition of its shape",
+            f"shape [{_listed(simulated.shape)}] beside {beside}",
+            "leave it out; it is there to reproduce published mismatches",
+        )
+    return simulated
+
+
+def _listed(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))

@@ -29,6 +29,9 @@ class Budget(spaces.Box):
         super().__init__(0.0, total, (items,), np.float64, seed=seed)
         self.total = float(total)
 
+    def __repr__(self) -> str:
+        return f"Budget({self.shape[0]} items, total {self.total})"
+
     def sample(self, mask: Any = None, probability: Any = None) -> np.ndarray:
         shares = self.np_random.dirichlet(np.ones(self.shape[0] + 1))
         return self.total * shares[:-1]

@@ -67,7 +67,7 @@ def inclusive_benefit_trace(
         benefit: delta_k [..., T]. time: step within the episode [..., T]; 0 starts a new one.
     """
     decay = follower_discount * (time != 0)
-    return linear_scan(decay.to(benefit.dtype), leader_discount**time * benefit)
+    return linear_scan(decay.to(benefit.dtype), leader_discount ** time.to(benefit.dtype) * benefit)
 
 
 def benefit_trace(
@@ -167,6 +167,7 @@ class Critics(NamedTuple):
     leader_value: Tensor  # [M, S, A] V_L(s,a) = E_g Q_L
     follower_state_value: Tensor  # [M, S] E_f V_F(s,.)
     follower_value: Tensor  # [M, S, A] V_F(s,a)
+    follower_action_value: Tensor  # [M, S, A, B] q_F(s,a,b)
     benefit: Tensor  # [M, S, A, B] delta; constant over a where the follower cannot see a
     visitation: Tensor  # [M, S] d(s) = E sum_k gamma_L^k 1[s_k = s]
     trace: Tensor  # [M, S] c(s) = E sum_k e_k 1[s_k = s]
@@ -211,6 +212,7 @@ def tabular_critics(model: TabularModel, policy: Tensor, response: SoftResponse)
         value,
         response.state_value,
         response.value,
+        follower_action_value(model, response.state_value),
         benefit,
         visitation,
         trace,

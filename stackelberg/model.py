@@ -86,8 +86,8 @@ def check_distribution(name: str, rows: Tensor, tolerance: float = 1e-8) -> None
         where = tuple((gap == gap.max()).nonzero()[0].tolist())
         raise InputError(
             f"{name}: rows that sum to 1 over the last dimension",
-            f"a sum of {rows.sum(-1)[where].item():.6g} at row {list(where)}",
-            f"normalise it, for example {name} / {name}.sum(-1, keepdims=True)",
+            f"a sum of {rows.sum(-1)[where].item():.10g} at row {list(where)}",
+            f"normalise it in float64: {name} / {name}.sum(-1, keepdims=True)",
         )
 
 

@@ -36,7 +36,7 @@ class Trajectories:
     def first_returns(self, reward: Tensor, discount: float) -> Tensor:
         """Discounted return of every stream's first episode, [M, N]."""
         first = (self.time == 0).cumsum(-1) == 1
-        return (reward * discount**self.time * first).sum(-1)
+        return (reward * discount ** self.time.to(reward.dtype) * first).sum(-1)
 
 
 def play(

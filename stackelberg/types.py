@@ -1,17 +1,16 @@
 """What the parts hand to each other: leaders, followers, commitments, responses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from stackelberg.config import Access
 from stackelberg.errors import InputError
 from stackelberg.exact import SoftResponse
 from stackelberg.game import Game
-
-Access = Literal["value", "policy", "trajectories"]
 
 
 class Leader(Protocol):
@@ -22,9 +21,13 @@ class Leader(Protocol):
 
     count: int
 
-    def divergence(self, reference: nn.Module, observation: Tensor) -> Tensor:
-        """How far this leader has moved from a copy of itself, [M], in nats."""
+    def position(self, observation: Tensor) -> Tensor:
+        """Log-probabilities [M, n, K] whose KL tells how far the leader moves in a step."""
         ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
 
 
 @runtime_checkable

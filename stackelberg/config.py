@@ -1,0 +1,48 @@
+"""Settings of a training run: defaults stand here and nowhere else."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from stackelberg.errors import InputError
+
+Access = Literal["value", "policy", "trajectories"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the coordinator trains."""
+
+    iterations: int = 100
+    """Outer iterations: the follower best-responds, play, one leader step."""
+    streams: int = 3
+    """Parallel streams of play per outer iteration."""
+    steps: int | None = None
+    """Steps of each stream per outer iteration; the game's horizon unless given."""
+    estimator: str = "expected-trace"
+    """Hypergradient estimator."""
+    access: Access = "value"
+    """What the leader may see of the follower."""
+    radius: float = 1e-3
+    """First trust region: KL in nats by which a leader step moves its policy or design."""
+    max_radius: float = 0.3
+    """Largest trust region."""
+    checkpoint_every: int = 25
+    """Outer iterations between checkpoints."""
+    evaluation_episodes: int = 200
+    """Episodes in which the final leader meets the follower's final response."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, "int | None", int | None) and value is not None and value < 1:
+                raise InputError(f"{field.name} >= 1", f"{value}", "give a positive integer")
+        if not 0 < self.radius <= self.max_radius < float("inf"):
+            raise InputError(
+                "0 < radius <= max_radius",
+                f"radius = {self.radius}, max_radius = {self.max_radius}",
+                "the defaults suit most games",
+            )
+        if self.access not in ("value", "policy", "trajectories"):
+            raise InputError(
+                "access value, policy or trajectories", f"{self.access!r}", "choose one of them"
+            )

@@ -1,0 +1,358 @@
+"""The one training loop: the follower best-responds, both play, the leader takes one step."""
+
+import contextlib
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stackelberg import exact
+from stackelberg.config import TrainConfig
+from stackelberg.critics import TabularMemory
+from stackelberg.errors import InputError
+from stackelberg.estimators import Evidence, estimator
+from stackelberg.game import Game
+from stackelberg.progress import Report, silent
+from stackelberg.rollout import Trajectories, play
+from stackelberg.run_directory import RunDirectory
+from stackelberg.summary import evaluation_horizon, interval, versions
+from stackelberg.trust_region import TrustRegion, inner
+from stackelberg.types import Commitment, Follower, Leader, Response, commit
+
+FOLLOWER, PLAY, EVALUATION = 1, 2, 3  # what a stream of random numbers is for
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training run leaves: the trained leader is the one that was given."""
+
+    leader: Leader
+    response: Response  # the follower's answer to the final leader
+    metrics: list[dict[str, Any]]  # one row per outer iteration; lists where there are many leaders
+    summary: dict[str, Any]
+
+
+class Coordinator:
+    """Trains M leaders side by side, each against its own follower.
+
+    Per outer iteration: `follower.best_respond`, `play`, one estimate of the hypergradient, one
+    step of the leader inside its trust region. All randomness comes from the seeds and the number
+    of the iteration, so an interrupted run that resumes ends where an uninterrupted one does.
+
+    Args:
+        game: a tabular game.
+        leader: M leaders. follower: the black box.
+        config: settings.
+        seeds: one per leader.
+        out: run directory; nothing is written without one.
+        resume: go on with the run that is in `out`.
+        label: what config.json says beyond the settings (the command line's own arguments).
+
+    Raises:
+        InputError: for parts that do not fit, or an `out` that cannot be used.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        leader: Leader,
+        follower: Follower,
+        config: TrainConfig | None = None,
+        *,
+        seeds: Sequence[int] = (0,),
+        out: str | Path | None = None,
+        resume: bool = False,
+        label: dict[str, Any] | None = None,
+    ) -> None:
+        self.game, self.leader, self.follower = game, leader, follower
+        self.config = config or TrainConfig()
+        self.seeds = tuple(int(seed) for seed in seeds)
+        if len(self.seeds) != leader.count or any(seed < 0 for seed in self.seeds):
+            raise InputError(
+                f"one seed >= 0 for each of the {leader.count} leaders",
+                f"{self.seeds}",
+                "make the leader with the same seeds",
+            )
+        self._surrogates = estimator(self.config.estimator)
+        self._commitment()  # the leader fits the game, or this says why not
+        self.label = {"game": game.name, "follower": follower.name} | (label or {})
+        self.memory = TabularMemory(game, leader.count)
+        self.region = TrustRegion(
+            list(leader.parameters()), self.config.radius, self.config.max_radius
+        )
+        self._everywhere = game.observe(torch.arange(game.observation_space.shape[0]))
+        self.iteration, self.seconds = 0, 0.0
+        self.steps = {"leader": 0, "follower": 0}
+        self.metrics: list[dict[str, Any]] = []
+        self.directory = None
+        if out is not None:
+            settings = self.label | asdict(self.config) | {"seeds": list(self.seeds)}
+            self.directory = RunDirectory(out, settings, resume)
+            if resume:
+                self._restore()
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self, report: Report = silent) -> Result:
+        """Train to the end of `config.iterations`, then meet the final leader's best response.
+
+        Args:
+            report: called with every row of metrics.
+
+        Raises:
+            KeyboardInterrupt: on Ctrl-C, after the running iteration and its checkpoint.
+        """
+        with single_thread(), _interrupts() as interrupted:
+            try:
+                while self.iteration < self.config.iterations:
+                    row = self._iterate()
+                    self.metrics.append(row)
+                    if self.directory is not None:
+                        self.directory.log(row)
+                    report(row)
+                    last = self.iteration == self.config.iterations
+                    if last or interrupted() or self.iteration % self.config.checkpoint_every == 0:
+                        self._checkpoint()
+                    if interrupted() and not last:
+                        raise KeyboardInterrupt
+                return self._conclude()
+            finally:
+                if self.directory is not None:
+                    self.directory.close()
+
+    def _iterate(self) -> dict[str, Any]:
+        began = time.perf_counter()
+        commitment = self._commitment()
+        response = self._respond(commitment)
+        seen = play(
+            self.game,
+            commitment,
+            response,
+            streams=self.config.streams,
+            steps=self.config.steps or self.game.horizon,
+            generators=self._generators(PLAY),
+        )
+        self.memory.update(seen)
+        evidence = Evidence(
+            game=self.game,
+            commitment=commitment,
+            response=response,
+            trajectories=seen,
+            memory=self.memory,
+        )
+        direct, indirect = self._gradients(evidence)
+        gradient = [a + b for a, b in zip(direct, indirect, strict=True)]
+        self.region.step(gradient, lambda: self.leader.position(self._everywhere))
+        self.steps["leader"] += seen.steps
+        self.steps["follower"] += response.steps
+        row = {"iteration": self.iteration}
+        row |= self._measure(commitment, response, seen, direct, indirect)
+        self.iteration += 1
+        elapsed = time.perf_counter() - began
+        self.seconds += elapsed
+        return row | {"seconds": elapsed}
+
+    def _gradients(self, evidence: Evidence) -> tuple[list[Tensor], list[Tensor]]:
+        """Direct and indirect part of the hypergradient, a tensor per parameter of the leader."""
+        surrogates = self._surrogates(evidence, commit(self.game, self.leader))
+        parts = [_gradient(s, self.region.parameters) for s in surrogates]
+        if not all(torch.isfinite(g).all() for part in parts for g in part):
+            raise ArithmeticError(
+                f"the hypergradient is not finite at iteration {self.iteration}; "
+                "check the scale of rewards against the temperature"
+            )
+        return parts[0], parts[1]
+
+    def _commitment(self) -> Commitment:
+        with torch.no_grad():
+            return commit(self.game, self.leader)
+
+    def _respond(self, commitment: Commitment) -> Response:
+        seeds = [int(generator.integers(2**31)) for generator in self._generators(FOLLOWER)]
+        response = self.follower.best_respond(self.game, commitment, seeds)
+        return replace(response, access=self.config.access)
+
+    def _generators(self, purpose: int) -> list[np.random.Generator]:
+        return [np.random.default_rng([seed, self.iteration, purpose]) for seed in self.seeds]
+
+    # ------------------------------------------------------------ measuring
+
+    @torch.no_grad()
+    def _measure(
+        self,
+        commitment: Commitment,
+        response: Response,
+        seen: Trajectories,
+        direct: list[Tensor],
+        indirect: list[Tensor],
+    ) -> dict[str, Any]:
+        """One row of metrics; the exact ones read the true model and are for the eye only."""
+        model = self.game.model(commitment.design)
+        value = exact.leader_values(model, commitment.policy, response.behaviour)
+        gap = response.gap
+        if gap is None:
+            gap = exact.follower_gap(model, commitment.policy, response.behaviour)
+        direct_norm, indirect_norm = inner(direct, direct).sqrt(), inner(indirect, indirect).sqrt()
+        product = direct_norm * indirect_norm
+        if self.iteration == 0 and not (direct_norm + indirect_norm).any():
+            warnings.warn(
+                "the leader's hypergradient is exactly 0: in what it has seen, nothing it does "
+                "changes its return; play longer or check that rewards depend on its moves",
+                stacklevel=4,
+            )
+        entropy = torch.special.entr(commitment.policy).sum(-1).mean(-1)
+        games = self.game
+        row = {
+            "leader_return": seen.first_returns(seen.leader_reward, games.leader_discount).mean(-1),
+            "follower_return": seen.first_returns(
+                seen.follower_reward, games.follower_discount
+            ).mean(-1),
+            "leader_objective": (model.initial * value).sum(-1),
+            "follower_gap": gap,
+            "direct_norm": direct_norm,
+            "indirect_norm": indirect_norm,
+            "cosine": inner(direct, indirect) / torch.where(product > 0, product, 1.0),
+            "entropy": entropy,
+            "radius": self.region.radius,
+        }
+        return {name: _plain(column) for name, column in row.items()} | {
+            "leader_steps": self.steps["leader"],
+            "follower_steps": self.steps["follower"],
+        }
+
+    def _conclude(self) -> Result:
+        """Evaluate the final leader against the follower's final response and write the summary."""
+        commitment = self._commitment()
+        response = self._respond(commitment)
+        horizon = evaluation_horizon(self.game)
+        seen = play(
+            self.game,
+            commitment,
+            response,
+            streams=self.config.evaluation_episodes,
+            steps=horizon,
+            generators=self._generators(EVALUATION),
+            horizon=horizon,
+        )
+        summary = self.label | self._outcome(commitment, response, seen, horizon)
+        if self.directory is not None:
+            self.directory.summarise(summary)
+        return Result(self.leader, response, self.metrics, summary)
+
+    @torch.no_grad()
+    def _outcome(
+        self, commitment: Commitment, response: Response, seen: Trajectories, horizon: int
+    ) -> dict[str, Any]:
+        game = self.game
+        model = game.model(commitment.design)
+        value = exact.objective(model, commitment.policy)
+        gap = exact.follower_gap(model, commitment.policy, response.behaviour)
+        seeds = list(self.seeds)
+        leader = seen.first_returns(seen.leader_reward, game.leader_discount)
+        follower = seen.first_returns(seen.follower_reward, game.follower_discount)
+        return {
+            "estimator": self.config.estimator,
+            "access": self.config.access,
+            "seed": seeds[0] if len(seeds) == 1 else seeds,
+            "outer_iterations": self.iteration,
+            "env_steps": dict(self.steps),
+            "wall_seconds": self.seconds,
+            "leader_return": interval(leader, horizon) | {"exact": _plain(value)},
+            "follower_return": interval(follower, horizon),
+            "optimum": game.optimum,
+            "regret": None if game.optimum is None else _plain(game.optimum - value),
+            "follower_gap": _plain(gap),
+            "versions": versions(),
+        }
+
+    # ------------------------------------------------------------ checkpoints
+
+    def _parts(self) -> dict[str, Any]:
+        return {"memory": self.memory, "region": self.region, "follower": self.follower}
+
+    def _checkpoint(self) -> None:
+        if self.directory is None:
+            return
+        tensors = {f"leader.{name}": t for name, t in self.leader.state_dict().items()}
+        for part, owner in self._parts().items():
+            tensors |= {f"{part}.{name}": tensor for name, tensor in owner.state().items()}
+        notes = {"iteration": self.iteration, "seconds": self.seconds, "steps": self.steps}
+        self.directory.checkpoint(self.iteration, tensors, notes)
+
+    def _restore(self) -> None:
+        assert self.directory is not None
+        tensors, notes = self.directory.restore()
+
+        def of(part: str) -> dict[str, Tensor]:
+            head = part + "."
+            return {k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)}
+
+        with torch.no_grad():
+            for name, tensor in self.leader.state_dict().items():
+                tensor.copy_(of("leader")[name])
+        for part, owner in self._parts().items():
+            owner.load(of(part))
+        self.iteration, self.seconds, self.steps = (
+            notes["iteration"],
+            notes["seconds"],
+            notes["steps"],
+        )
+        from stackelberg.run_directory import read_metrics
+
+        self.metrics = read_metrics(self.directory.path)
+
+
+def _gradient(surrogate: Tensor, parameters: list[Any]) -> list[Tensor]:
+    """d surrogate / d parameters, zeros where there is no dependence."""
+    if not surrogate.requires_grad:
+        return [torch.zeros_like(p) for p in parameters]
+    found = torch.autograd.grad(surrogate.sum(), parameters, retain_graph=True, allow_unused=True)
+    return [
+        torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)
+    ]
+
+
+def _plain(column: Tensor) -> float | list[float]:
+    """A number for one leader, a list for many."""
+    values: list[float] = column.tolist()
+    return values[0] if len(values) == 1 else values
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """One torch thread inside: for networks and tables this small, more are far slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Tells whether Ctrl-C was pressed; a second one is not held back."""
+    pressed = False
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def remember(*_: Any) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

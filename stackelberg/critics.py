@@ -1,0 +1,143 @@
+"""What the leader learns from everything it has seen: the game's model, and values on it."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from stackelberg import exact
+from stackelberg.exact import SoftResponse
+from stackelberg.game import Game
+from stackelberg.model import TabularModel
+from stackelberg.rollout import Trajectories
+from stackelberg.types import Commitment, Response
+
+
+class TabularMemory:
+    """Counts of all transitions that M leaders have seen, each its own.
+
+    How (s,a,b) leads to s' and to rewards does not change when the two policies do, so nothing is
+    forgotten; only where a design moves the transitions themselves does every update start anew.
+    """
+
+    def __init__(self, game: Game, leaders: int) -> None:
+        model = game.simulated_model(_any_design(game))
+        self.game = game
+        self.shape = (leaders, model.states, model.leader_actions, model.follower_actions)
+        self.arrivals = torch.zeros(*self.shape, model.states, dtype=torch.float64)
+        self.visits = torch.zeros(self.shape, dtype=torch.float64)
+        self.leader_reward = torch.zeros_like(self.visits)
+        self.follower_reward = torch.zeros_like(self.visits)
+        self.starts = torch.zeros(self.shape[:2], dtype=torch.float64)
+        self.recent = torch.zeros_like(self.visits)  # of the last update alone
+
+    @torch.no_grad()
+    def update(self, seen: Trajectories) -> None:
+        """Count one batch of trajectories [M, N, T]."""
+        if getattr(self.game, "moves_transition", False):
+            for table in (self.arrivals, self.visits, self.leader_reward, self.follower_reward):
+                table.zero_()
+        m = torch.arange(self.shape[0])[:, None, None]
+        states, leader_actions, follower_actions = self.shape[1:]
+        row = (m * states + seen.state) * leader_actions + seen.leader_action
+        cell = (row * follower_actions + seen.follower_action).flatten()
+        went_on = (~seen.terminated).to(torch.float64).flatten()
+        target = cell * states + seen.next_state.flatten()
+        self.arrivals.view(-1).index_add_(0, target, went_on)
+        self.recent.zero_().view(-1).index_add_(0, cell, torch.ones_like(went_on))
+        self.visits += self.recent
+        self.leader_reward.view(-1).index_add_(0, cell, seen.leader_reward.flatten())
+        self.follower_reward.view(-1).index_add_(0, cell, seen.follower_reward.flatten())
+        first = (seen.time == 0).to(torch.float64).flatten()
+        start = (m * states + seen.state).flatten()
+        self.starts.view(-1).index_add_(0, start, first)
+
+    def model(self, commitment: Commitment) -> TabularModel:
+        """The learned model [M, ...], attached to a design where the commitment is one.
+
+        Frequencies where (s,a,b) has been seen; where not, what its siblings (s,a,.) and then
+        (s,.,.) did on average, so that an untried action is worth no more and no less than the
+        tried ones; a state never seen ends play with nothing. A design's rewards are its own and
+        known; a transition that it moves is the observed frequency times its likelihood ratio.
+        """
+        transition = _means(self.arrivals, self.visits)
+        true = self.game.model(commitment.design)
+        if commitment.design is None:
+            leader_reward = _means(self.leader_reward.unsqueeze(-1), self.visits).squeeze(-1)
+            follower_reward = _means(self.follower_reward.unsqueeze(-1), self.visits).squeeze(-1)
+        else:
+            leader_reward, follower_reward = true.leader_reward, true.follower_reward
+            if true.transition.requires_grad:
+                known = true.transition.detach()
+                transition = transition * true.transition / torch.where(known > 0, known, 1.0)
+        return replace(
+            true,
+            transition=transition,
+            ending=None,
+            leader_reward=leader_reward,
+            follower_reward=follower_reward,
+            initial=self.starts / self.starts.sum(-1, keepdim=True),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        names = ("arrivals", "visits", "leader_reward", "follower_reward", "starts", "recent")
+        return {name: getattr(self, name) for name in names}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        for name, value in state.items():
+            getattr(self, name).copy_(value)
+
+
+def _any_design(game: Game) -> Tensor | None:
+    if game.leader_moves == "every step":
+        return None
+    return torch.as_tensor(game.leader_space.low, dtype=torch.float64)[None]
+
+
+def _means(sums: Tensor, visits: Tensor) -> Tensor:
+    """sums / visits [M, S, A, B, K], unseen (s,a,b) taking the mean of (s,a,.), then of (s,.,.)."""
+    result = sums / visits.clamp(min=1).unsqueeze(-1)
+    unseen = visits == 0
+    if unseen.any():
+        per_action = _pooled(sums, visits, -2)
+        per_state = _pooled(sums.sum(-2, keepdim=True), visits.sum(-1, keepdim=True), -3)
+        blind = (visits.sum(-1) == 0)[..., None, None]
+        result = torch.where(unseen.unsqueeze(-1), torch.where(blind, per_state, per_action), result)
+    return result
+
+
+def _pooled(sums: Tensor, visits: Tensor, dim: int) -> Tensor:
+    return sums.sum(dim, keepdim=True) / visits.sum(dim + 1, keepdim=True).clamp(min=1).unsqueeze(-1)
+
+
+@torch.no_grad()
+def believed_response(
+    memory: TabularMemory, model: TabularModel, policy: Tensor, response: Response
+) -> SoftResponse:
+    """The follower's behaviour and values as the leader knows or estimates them.
+
+    At access `value` they are given. At access `policy` g is given and V_F follows from it by soft
+    policy evaluation on the learned model. At access `trajectories` g is estimated: the actions of
+    the last batch, on top of `PRIOR` pseudo-counts of the soft best response to the learned model.
+    """
+    if response.access == "value":
+        return response.value
+    if response.access == "policy":
+        behaviour = response.policy
+    else:
+        prior = exact.best_response(model, policy).policy
+        counts = memory.recent
+        if not model.follower_observes_action:
+            counts = counts.sum(-2, keepdim=True).expand(counts.shape)
+        behaviour = (counts + PRIOR * prior) / (counts.sum(-1, keepdim=True) + PRIOR)
+    state_value = exact.follower_values(model, policy, behaviour)
+    action_value = exact.follower_action_value(model, state_value)
+    if not model.follower_observes_action:
+        seen = (policy.unsqueeze(-1) * action_value).sum(-2, keepdim=True)
+        action_value = seen.expand(action_value.shape)
+    entropy = torch.special.entr(behaviour)
+    value = (behaviour * action_value + model.temperature * entropy).sum(-1)
+    return SoftResponse(behaviour, value, state_value)
+
+
+PRIOR = 20.0  # pseudo-counts: how many observed actions outweigh the predicted response

@@ -1,0 +1,187 @@
+"""The follower's induced MDP: what a follower lives in once the leader has committed.
+
+Built from the game contract and the commitment alone, so any reinforcement learner can be a
+follower. The batched form is the core; the Gymnasium form is the same thing with one copy.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from stackelberg.errors import InputError
+from stackelberg.game import Game
+from stackelberg.types import Commitment
+
+# The frozen leader: observations of n states [n, d] and a generator in, n leader actions out.
+FrozenLeader = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class InducedStep(NamedTuple):
+    """What one step of n copies brings the follower."""
+
+    observation: Tensor  # [n, d] float32, of where the step led, also at an episode's end
+    reward: Tensor  # [n] the follower's
+    terminated: Tensor  # [n] bool: ended by the rules, nothing follows
+    truncated: Tensor  # [n] bool: cut off by the time limit, bootstrap from `observation`
+
+
+def freeze(commitment: Commitment, leader: int = 0) -> FrozenLeader:
+    """One of M committed leaders as a rule that acts.
+
+    Args:
+        commitment: of M leaders; detached.
+        leader: which of them, in 0..M-1.
+    """
+    if commitment.design is not None:
+        design = commitment.design[leader].detach()
+        return lambda observation, _: design.expand(len(observation), -1)
+    policy = commitment.policy[leader].detach()
+
+    def draw(observation: Tensor, generator: torch.Generator) -> Tensor:
+        odds = observation.to(policy) @ policy  # [n, A]: rows of the table, by one-hot state
+        return torch.multinomial(odds, 1, generator=generator).squeeze(1)
+
+    return draw
+
+
+def induced_observation_space(game: Game) -> spaces.Box:
+    """What the follower observes: the state and, if it is shown, the leader's action.
+
+    Raises:
+        InputError: if the follower observes a leader action that is neither Discrete nor Box.
+    """
+    state = game.observation_space
+    if not _shows_action(game):
+        return spaces.Box(state.low, state.high, dtype=np.float32)
+    if isinstance(game.leader_space, spaces.Discrete):
+        count = int(game.leader_space.n)
+        low, high = np.zeros(count, np.float32), np.ones(count, np.float32)
+    elif isinstance(game.leader_space, spaces.Box):
+        low = game.leader_space.low.astype(np.float32)
+        high = game.leader_space.high.astype(np.float32)
+    else:
+        raise InputError(
+            "a leader space Discrete or Box for a follower that observes the leader's action",
+            f"{game.leader_space!r}",
+            "flatten that space, or set follower_observes_action=False",
+        )
+    return spaces.Box(
+        np.concatenate([state.low, low]), np.concatenate([state.high, high]), dtype=np.float32
+    )
+
+
+class InducedMDP:
+    """n copies of the follower's MDP under a frozen leader, natively batched.
+
+    The leader's action is drawn at reset and after every step, the truncating one included, since
+    the learner bootstraps from the observation there. Copies that have ended wait for `reset`.
+
+    Args:
+        game: the game. leader: its frozen leader, see `freeze`.
+        copies: n. generator: all randomness, of the game and of the leader.
+
+    Attributes:
+        observation: what the follower sees now, [n, d] float32.
+    """
+
+    observation: Tensor
+    _action: Tensor  # [n] or [n, d] of the leader
+
+    def __init__(
+        self, game: Game, leader: FrozenLeader, copies: int, generator: torch.Generator
+    ) -> None:
+        if copies < 1:
+            raise InputError("copies >= 1", f"{copies}", "give how many episodes run side by side")
+        self.game, self.leader, self.copies, self.generator = game, leader, copies, generator
+        self.observation_space = induced_observation_space(game)
+        self.action_space = game.follower_space
+        self.reset()
+
+    def reset(self, which: Tensor | None = None) -> Tensor:
+        """Start new episodes in the copies `which` (a mask [n] bool), or in all of them.
+
+        Returns:
+            The present observations of all copies, [n, d].
+        """
+        if which is None:
+            self._state = self.game.initial(self.copies, self.generator)
+            self._time = torch.zeros(self.copies, dtype=torch.long)
+            self._announce()
+            return self.observation
+        count = int(which.sum())
+        if count:
+            self._state, self._time = self._state.clone(), self._time.clone()
+            self._state[which] = self.game.initial(count, self.generator)
+            self._time[which] = 0
+            seen, action = self._draw(self._state[which])
+            self._action, self.observation = self._action.clone(), self.observation.clone()
+            self._action[which], self.observation[which] = action, seen
+        return self.observation
+
+    def step(self, action: Tensor) -> InducedStep:
+        """One step of all copies, by follower actions [n] (or [n, d] in a Box)."""
+        outcome = self.game.step(self._state, self._action, action, self.generator)
+        self._state, self._time = outcome.state, self._time + 1
+        self._announce()
+        over = outcome.terminated
+        late = (self._time >= self.game.horizon) & ~over
+        return InducedStep(self.observation, outcome.follower_reward, over, late)
+
+    def _announce(self) -> None:
+        """The leader moves in every copy."""
+        self.observation, self._action = self._draw(self._state)
+
+    def _draw(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """What the follower sees [n, d] and the leader's actions, in the given states."""
+        seen = self.game.observe(state)
+        action = self.leader(seen, self.generator)
+        if not _shows_action(self.game):
+            return seen, action
+        shown = action
+        if isinstance(self.game.leader_space, spaces.Discrete):
+            shown = torch.nn.functional.one_hot(action, int(self.game.leader_space.n))
+        return torch.cat([seen, shown.to(seen)], -1), action
+
+
+class InducedEnv(gymnasium.Env):
+    """The induced MDP as a Gymnasium environment.
+
+    Description: the game as the follower meets it; the frozen leader is part of the environment.
+    Action space: the follower's. Observation space: the state's observation, followed by the
+        leader's action (one-hot where it is Discrete) if the follower observes it.
+    Start, reward, end: the game's; episodes are truncated after `game.horizon` steps.
+    Arguments: game: the game. leader: its frozen leader, see `freeze`.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - as Gymnasium declares it
+
+    def __init__(self, game: Game, leader: FrozenLeader) -> None:
+        self._generator = torch.Generator()
+        self._core = InducedMDP(game, leader, 1, self._generator)
+        self.observation_space = self._core.observation_space
+        self.action_space = self._core.action_space
+        self._seeded = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None or not self._seeded:
+            self._generator.manual_seed(int(self.np_random.integers(2**63)))
+            self._seeded = True
+        return self._core.reset()[0].numpy().copy(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        found = self._core.step(torch.as_tensor(np.asarray(action)).unsqueeze(0))
+        observation = found.observation[0].numpy().copy()
+        flags = bool(found.terminated[0]), bool(found.truncated[0])
+        return observation, float(found.reward[0]), *flags, {}
+
+
+def _shows_action(game: Game) -> bool:
+    return game.leader_moves == "every step" and game.follower_observes_action

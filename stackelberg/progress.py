@@ -1,0 +1,37 @@
+"""Progress of a run: a bar with the leader's live return, or silence."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def silent(row: dict[str, Any]) -> None:
+    """Say nothing."""
+
+
+@contextmanager
+def progress_bar(title: str, iterations: int, optimum: float | None = None) -> Iterator[Report]:
+    """A bar on stderr that shows every iteration's leader return."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    goal = "" if optimum is None else f" of {optimum:.4g}"
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[value]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=iterations, value="")
+
+        def report(row: dict[str, Any]) -> None:
+            value = row["leader_objective"]
+            mean = sum(value) / len(value) if isinstance(value, list) else value
+            text = f"leader return {mean:.4g}{goal}"
+            bar.update(task, completed=row["iteration"] + 1, value=text)
+
+        yield report
