@@ -136,15 +136,35 @@ class BoxDesign(nn.Module):
         return nn.functional.logsigmoid(torch.stack([self.x, -self.x], -1))
 
 
-def default_leader(game: Game, seeds: Sequence[int] = (0,)) -> nn.Module:
-    """The leader that fits the game's action space: tabular softmax, softmax budget or box design."""
+def default_leader(
+    game: Game, seeds: Sequence[int] = (0,), std: float | None = None
+) -> TabularSoftmax | SoftmaxBudget | BoxDesign:
+    """The leader that fits the game's action space: tabular softmax, softmax budget or box design.
+
+    Args:
+        seeds: one per leader. std: of the initial parameters; the leader's own default unless given.
+    """
     space = game.leader_space
+    spread = {} if std is None else {"std": std}
     if isinstance(space, spaces.Discrete):
-        return TabularSoftmax(game.observation_space.shape[0], int(space.n), seeds)
+        return TabularSoftmax(game.observation_space.shape[0], int(space.n), seeds, **spread)
     if isinstance(space, Budget):
-        return SoftmaxBudget(space, seeds)
+        return SoftmaxBudget(space, seeds, **spread)
     if isinstance(space, spaces.Box):
-        return BoxDesign(space, seeds)
+        return BoxDesign(space, seeds, **spread)
     raise InputError(
         "a leader space Discrete, Box or Budget", f"{space!r}", "write a leader for it and pass it"
     )
+
+
+def spread_leader(game: Game, seeds: Sequence[int]) -> TabularSoftmax | SoftmaxBudget | BoxDesign:
+    """The default leader with parameters N(0, 1): starting points of a search."""
+    return default_leader(game, seeds, std=1.0)
+
+
+def mlp_leader(game: Game, seeds: Sequence[int] = (0,)) -> MLPCategorical:
+    """A multi-layer perceptron for a game in which the leader acts at every step."""
+    space = game.leader_space
+    if not isinstance(space, spaces.Discrete):
+        raise InputError("a leader space Discrete", f"{space!r}", "use the default leader")
+    return MLPCategorical(game.observation_space.shape[0], int(space.n), seeds=seeds)

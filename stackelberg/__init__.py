@@ -1,0 +1,43 @@
+"""Leader-follower (bi-level) reinforcement learning with covariance hypergradients."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stackelberg.config import TrainConfig
+    from stackelberg.coordinator import Coordinator, Result
+    from stackelberg.environment import parallel_env
+    from stackelberg.errors import InputError
+    from stackelberg.game import Budget, Game
+    from stackelberg.search import Solution, solve
+
+_WHERE = {
+    "Budget": "game",
+    "Coordinator": "coordinator",
+    "Game": "game",
+    "InputError": "errors",
+    "Result": "coordinator",
+    "Solution": "search",
+    "TrainConfig": "config",
+    "parallel_env": "environment",
+    "solve": "search",
+}
+
+__all__ = [
+    "Budget",
+    "Coordinator",
+    "Game",
+    "InputError",
+    "Result",
+    "Solution",
+    "TrainConfig",
+    "parallel_env",
+    "solve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that the command line's help does not wait for torch."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -132,6 +132,11 @@ class Game(ABC):
             "give it as arrays (games.tabular.TabularGame) or use a method that needs no tables",
         )
 
+    def require_tables(self) -> None:
+        """Raise InputError unless the game has tables."""
+        if type(self).model is Game.model:
+            self.model()
+
     def simulated_model(self, design: Tensor | None = None) -> TabularModel:
         """The arrays that play follows; another model than `model` only to reproduce a mismatch."""
         return self.model(design)

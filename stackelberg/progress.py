@@ -35,3 +35,24 @@ def progress_bar(title: str, iterations: int, optimum: float | None = None) -> I
             bar.update(task, completed=row["iteration"] + 1, value=text)
 
         yield report
+
+
+@contextmanager
+def counting_bar(title: str, hidden: bool) -> Iterator[Callable[[int, int, float], None]]:
+    """A bar on stderr for a search: step, number of steps, best value so far."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[value]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+        task = bar.add_task(title, value="")
+
+        def report(step: int, total: int, value: float) -> None:
+            bar.update(task, completed=step + 1, total=total, value=f"best {value:.6g}")
+
+        yield report

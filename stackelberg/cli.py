@@ -1,0 +1,214 @@
+"""The command line. Only what a command needs is imported, so `--help` answers at once."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from stackelberg.config import TrainConfig
+from stackelberg.errors import InputError
+
+GameReference = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GAME")]
+Options = Annotated[
+    tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Games:
+    """List the shipped games with their known optima, the followers and the estimators."""
+
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        from stackelberg import registry
+        from stackelberg.estimators import ESTIMATORS
+
+        rows = []
+        for name in registry.names("games"):
+            factory = registry.load("games", name)
+            about = (factory.__doc__ or "").strip().splitlines()[0]
+            rows.append({"name": name, "about": about, "optimum": factory().optimum})
+        followers = registry.names("followers")
+        if self.json:
+            print(json.dumps({"games": rows, "followers": followers, "estimators": [*ESTIMATORS]}))
+            return
+        for row in rows:
+            optimum = row["optimum"]
+            known = "optimum unknown" if optimum is None else f"optimum {optimum:.6g}"
+            print(f"{row['name']:<14} {known:<20} {row['about']}")
+        print(f"\nfollowers:  {', '.join(followers)}\nestimators: {', '.join(ESTIMATORS)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a leader against a best-responding follower."""
+
+    game: GameReference
+    """A shipped name (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
+    game_option: Options = ()
+    """An option of the game, repeatable."""
+    leader: str = "default"
+    """default (what fits the game's action space) or mlp."""
+    follower: str = "exact"
+    """What best-responds: exact, soft-q."""
+    follower_option: Options = ()
+    """An option of the follower, repeatable."""
+    seed: int = 0
+    """Decides all randomness."""
+    out: Path | None = None
+    """Run directory, new or empty; runs/GAME unless given."""
+    resume: bool = False
+    """Go on with the run in --out."""
+    quiet: bool = False
+    """No progress bar, nothing on stdout."""
+    config: tyro.conf.OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
+
+    def run(self) -> None:
+        from stackelberg import registry
+        from stackelberg.coordinator import Coordinator, single_thread
+        from stackelberg.progress import progress_bar, silent
+
+        if self.seed < 0:
+            raise InputError("seed >= 0", f"{self.seed}", "give a non-negative integer")
+        game = registry.make_game(self.game, self.game_option)
+        follower = registry.make_follower(self.follower, self.follower_option)
+        with single_thread():
+            leader = registry.load("leaders", self.leader)(game, (self.seed,))
+        label = {
+            "game": self.game,
+            "game_options": dict(option.split("=", 1) for option in self.game_option),
+            "follower": self.follower,
+            "follower_options": dict(option.split("=", 1) for option in self.follower_option),
+            "leader": self.leader,
+        }
+        out = self.out or Path("runs") / game.name
+        coordinator = Coordinator(
+            game,
+            leader,
+            follower,
+            self.config,
+            seeds=(self.seed,),
+            out=out,
+            resume=self.resume,
+            label=label,
+        )
+        if self.quiet:
+            coordinator.run(silent)
+            return
+        with progress_bar(game.name, self.config.iterations, game.optimum) as report:
+            summary = coordinator.run(report).summary
+        print(_sentence(summary, out))
+
+
+@dataclasses.dataclass(frozen=True)
+class Solve:
+    """Find the leader's exact optimum in a tabular game, from many restarts in one batch."""
+
+    game: GameReference
+    """A shipped name (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
+    game_option: Options = ()
+    """An option of the game, repeatable."""
+    restarts: int = 64
+    """Starting points, from nearly uniform to nearly deterministic leaders."""
+    steps: int = 200
+    """Ascent steps of each of the two climbs that every restart makes."""
+    seed: int = 0
+    """Of the starting points."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        from stackelberg import registry
+        from stackelberg.coordinator import single_thread
+        from stackelberg.progress import counting_bar
+        from stackelberg.search import solve
+
+        for name in ("restarts", "steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} >= 1", f"{getattr(self, name)}", "use the default")
+        game = registry.make_game(self.game, self.game_option)
+        game.require_tables()
+        leader = registry.load("leaders", "spread")(game, range(self.seed, self.seed + self.restarts))
+        with single_thread(), counting_bar(game.name, hidden=self.json) as report:
+            found = solve(game, leader, self.steps, report=report)
+        answer: dict[str, Any] = {
+            "game": self.game,
+            "value": found.value,
+            "parameters": found.parameters,
+            "restarts": self.restarts,
+            "reached_by": found.reached_by,
+            "discounted": True,
+            "horizon": None,
+        }
+        if self.json:
+            print(json.dumps(answer))
+            return
+        what = "design" if game.leader_moves == "once" else "policy f(action | state)"
+        print(f"value {found.value:.8g} (discounted, unbounded horizon)")
+        print(f"reached by {found.reached_by} of {self.restarts} restarts")
+        print(f"{what}:")
+        for row in found.parameters:
+            print("  " + (" ".join(f"{p:.4f}" for p in row) if isinstance(row, list) else f"{row:.6g}"))
+
+
+def _sentence(summary: dict[str, Any], out: Path) -> str:
+    leader, regret = summary["leader_return"], summary["regret"]
+    known = "" if regret is None else f", optimum {summary['optimum']:.6g}, regret {regret:.2g}"
+    return (
+        f"leader return {leader['mean']:.6g} +- {leader['ci95']:.2g} "
+        f"(exact {leader['exact']:.6g}{known}); written to {out}"
+    )
+
+
+Command = (
+    Annotated[Games, tyro.conf.subcommand("games")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Solve, tyro.conf.subcommand("solve")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 0, 2 (wrong usage or input) or 130 (interrupted)."""
+    try:
+        _parse(arguments).run()
+    except InputError as error:
+        print(f"stackelberg: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stackelberg: interrupted; go on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> Any:
+    """The command; wrong usage becomes one line instead of a box."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                Command,  # type: ignore[arg-type]
+                prog="stackelberg",
+                description="Leader-follower (bi-level) reinforcement learning.",
+                args=arguments,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip("╭╮╰╯│ ") for line in said.getvalue().splitlines()]
+        lines = [line for line in lines[1:] if line]
+        rule = next((i for i, line in enumerate(lines) if set(line) == {"─"}), len(lines))
+        raise InputError(
+            "a command as `stackelberg --help` shows it", " ".join(lines[:rule]), "mend it"
+        ) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

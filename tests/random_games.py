@@ -1,0 +1,357 @@
+"""Games and plain-NumPy oracles that the tests of the hypergradient share.
+
+`Family` moves everything at once, arrays and policy, with one parameter vector; `Rested` pads a
+game with a state in which nothing happens, so that sampled episodes can be cut at their ending.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from games.tabular import TabularDesign
+from stackelberg import exact, hypergradient
+from stackelberg.critics import TabularMemory
+from stackelberg.estimators import Evidence
+from stackelberg.game import Game, Step
+from stackelberg.model import TabularModel
+from stackelberg.rollout import Trajectories, play
+from stackelberg.types import Commitment, Response
+
+# ---------------------------------------------------------------- families of games
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A game and a policy that depend on a parameter vector x [M, d]."""
+
+    seed: int = 0
+    states: int = 4
+    leader_actions: int = 3
+    follower_actions: int = 3
+    dimension: int = 5
+    leader_discount: float = 0.9
+    follower_discount: float = 0.8
+    temperature: float = 0.5
+    observes: bool = True
+    ends: bool = True  # is there a chance that play ends?
+    moves: frozenset[str] = frozenset({"policy", "rewards", "transition", "initial"})
+
+    def at(self, x: Tensor) -> tuple[TabularModel, Tensor]:
+        """The model and the policy under x [M, d], attached to it."""
+        rng = np.random.default_rng(self.seed)
+        cells = (self.states, self.leader_actions, self.follower_actions)
+
+        def array(part: str, *shape: int) -> Tensor:
+            base, slope = rng.normal(size=shape), rng.normal(size=(self.dimension, *shape))
+            moved = torch.tensordot(x, torch.from_numpy(slope), 1)
+            return torch.from_numpy(base) + moved * (part in self.moves)
+
+        policy = torch.softmax(array("policy", self.states, self.leader_actions), -1)
+        kernel = torch.softmax(2 * array("transition", *cells, self.states), -1)
+        stop = 0.4 * torch.sigmoid(array("transition", *cells, self.states)) * self.ends
+        model = TabularModel(
+            transition=kernel * (1 - stop),
+            ending=kernel * stop if self.ends else None,
+            leader_reward=array("rewards", *cells),
+            follower_reward=array("rewards", *cells),
+            initial=torch.softmax(array("initial", self.states), -1),
+            leader_discount=self.leader_discount,
+            follower_discount=self.follower_discount,
+            temperature=self.temperature,
+            follower_observes_action=self.observes,
+        )
+        return model, policy
+
+    def point(self, count: int = 1) -> Tensor:
+        """Somewhere to differentiate at: [count, d]."""
+        rng = np.random.default_rng([self.seed, 1])
+        return torch.from_numpy(0.3 * rng.normal(size=(count, self.dimension)))
+
+
+PARTS = ("policy", "rewards", "transition", "initial")
+
+
+def families(count: int, first: int = 0) -> list[Family]:
+    """All kinds in turn: policies, designs, both; both follower kinds; (un)equal discounts."""
+    return [_family(seed) for seed in range(first, first + count)]
+
+
+def _family(seed: int) -> Family:
+    rng = np.random.default_rng([seed, 2])
+    kind = ("policy", "design", "both")[seed % 3]
+    leader_discount = float(rng.choice([0.5, 0.8, 0.95]))
+    equal = seed % 2 == 0
+    return Family(
+        seed=seed,
+        states=int(rng.integers(1, 7)),
+        leader_actions=1 if kind == "design" else int(rng.integers(2, 5)),
+        follower_actions=int(rng.integers(2, 5)),
+        leader_discount=leader_discount,
+        follower_discount=leader_discount if equal else float(rng.choice([0.0, 0.6, 0.9])),
+        temperature=float(rng.choice([0.2, 0.5, 2.0])),
+        observes=bool(seed // 6 % 2),
+        ends=bool(seed // 2 % 2),
+        moves=frozenset({"policy": PARTS[:1], "design": PARTS[1:], "both": PARTS}[kind]),
+    )
+
+
+def gradient(value: Tensor, x: Tensor) -> Tensor:
+    """d(sum value)/dx, zero where value does not depend on x."""
+    found = torch.autograd.grad(value.sum(), x, allow_unused=True, retain_graph=True)[0]
+    return torch.zeros_like(x) if found is None else found
+
+
+# ---------------------------------------------------------------- plain NumPy, loops
+
+
+def bellman(model: TabularModel, policy: Tensor, value: np.ndarray) -> np.ndarray:
+    """Q_F(s,a,b) = r_F + gamma_F E_s' E_a' V_F(s',a') from V_F [S, A]; one leader, loops."""
+    states, leader_actions, follower_actions = model.follower_reward.shape
+    transition, reward, f = (
+        t.numpy() for t in (model.transition, model.follower_reward, policy.detach())
+    )
+    result = np.zeros((states, leader_actions, follower_actions))
+    for s in range(states):
+        for a in range(leader_actions):
+            for b in range(follower_actions):
+                future = 0.0
+                for t in range(states):
+                    for c in range(leader_actions):
+                        future += transition[s, a, b, t] * f[t, c] * value[t, c]
+                result[s, a, b] = reward[s, a, b] + model.follower_discount * future
+    if not model.follower_observes_action:
+        for s in range(states):
+            result[s] = sum(f[s, a] * result[s, a] for a in range(leader_actions))
+    return result
+
+
+def log_sum_exp(values: np.ndarray, temperature: float) -> np.ndarray:
+    top = values.max(-1)
+    return top + temperature * np.log(np.exp((values - top[..., None]) / temperature).sum(-1))
+
+
+def iterated_response(
+    model: TabularModel, policy: Tensor, iterations: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """g [S, A, B] and V_F [S, A] of one leader by value iteration, vectorised."""
+    transition, reward, f = (
+        t.detach().numpy() for t in (model.transition, model.follower_reward, policy)
+    )
+    value = np.zeros(f.shape)
+    for _ in range(iterations + 1):
+        action_value = reward + model.follower_discount * transition @ (f * value).sum(-1)
+        if not model.follower_observes_action:
+            mean = (f[..., None] * action_value).sum(1, keepdims=True)
+            action_value = np.broadcast_to(mean, action_value.shape)
+        value = log_sum_exp(action_value, model.temperature)
+    return np.exp((action_value - value[..., None]) / model.temperature), value
+
+
+def iterated_objective(model: TabularModel, policy: Tensor, iterations: int = 1000) -> float:
+    """J of one leader, every value by iteration from 0."""
+    transition, reward, f, start = (
+        t.detach().numpy()
+        for t in (model.transition, model.leader_reward, policy, model.initial)
+    )
+    g, _ = iterated_response(model, policy, iterations)
+    value = np.zeros(len(f))
+    for _ in range(iterations):
+        action_value = reward + model.leader_discount * transition @ value
+        value = (f[..., None] * g * action_value).sum((1, 2))
+    return float(start @ value)
+
+
+# ---------------------------------------------------------------- sampling in batches
+
+
+class Rested(Game):
+    """A tabular game with one more state, never reached, in which nothing happens.
+
+    Steps after an episode's ending are moved there by `first_episodes`; they contribute nothing to
+    any estimator, so that the mean over streams is a mean over whole episodes.
+
+    Args:
+        start: log mu(s) as a function of the designs; the game's own initial distribution if None.
+    """
+
+    def __init__(self, game: Game, start: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__(
+            leader_discount=game.leader_discount,
+            follower_discount=game.follower_discount,
+            temperature=game.temperature,
+            horizon=game.horizon,
+            follower_observes_action=game.follower_observes_action,
+        )
+        self.inner, self.start, self.name = game, start, game.name
+        self.leader_moves = game.leader_moves  # type: ignore[misc]
+        self.leader_space, self.follower_space = game.leader_space, game.follower_space
+        self.states = game.observation_space.shape[0] + 1
+
+    def model(self, design: Tensor | None = None) -> TabularModel:
+        model = self.inner.model(design)
+        if self.start is not None:
+            assert design is not None
+            model = replace(model, initial=self.start(design).softmax(-1))
+        kernel = _with_rest(model.transition)
+        loop = torch.zeros_like(kernel)
+        loop[..., -1, :, :, -1] = 1.0
+        return replace(
+            model,
+            transition=kernel + loop,
+            ending=None if model.ending is None else _with_rest(model.ending),
+            leader_reward=_with_rest(model.leader_reward, arrival=False),
+            follower_reward=_with_rest(model.follower_reward, arrival=False),
+            initial=torch.nn.functional.pad(model.initial, (0, 1)),
+        )
+
+    def extend(self, point: Tensor) -> Tensor:
+        """Logits [S, A] with a row for the state more; a design as it is."""
+        if self.leader_moves == "once":
+            return point
+        return torch.nn.functional.pad(point, (0, 0, 0, 1))
+
+    def initial(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.inner.initial(n, generator)
+
+    def step(
+        self,
+        state: Tensor,
+        leader_action: Tensor,
+        follower_action: Tensor,
+        generator: torch.Generator,
+    ) -> Step:
+        return self.inner.step(state, leader_action, follower_action, generator)
+
+    def observe(self, state: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(state, self.states).float()
+
+
+def _with_rest(array: Tensor, arrival: bool = True) -> Tensor:
+    """[..., S, A, B, S] or [..., S, A, B] with a row (and column) of zeros more."""
+    return torch.nn.functional.pad(array, (0, 1) * arrival + (0, 0, 0, 0, 0, 1))
+
+
+def first_episodes(seen: Trajectories, rest: int) -> Trajectories:
+    """Every stream's first episode; the steps after its ending lie in the state `rest`."""
+    after = seen.terminated.cumsum(-1) - seen.terminated.long() > 0
+    clock = torch.arange(seen.time.shape[-1]).expand_as(seen.time)
+
+    def still(values: Tensor, filler: float = 0) -> Tensor:
+        return torch.where(after, torch.full_like(values, filler), values)
+
+    return Trajectories(
+        state=still(seen.state, rest),
+        leader_action=still(seen.leader_action),
+        follower_action=still(seen.follower_action),
+        leader_reward=still(seen.leader_reward),
+        follower_reward=still(seen.follower_reward),
+        next_state=still(seen.next_state, rest),
+        terminated=seen.terminated & ~after,
+        time=torch.where(after, clock, seen.time),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """M independent batches of play of one leader, with a leaf of its own for each."""
+
+    evidence: Evidence  # with the true critics, see `learned`
+    commitment: Commitment  # attached to `leaf`
+    leaf: Tensor  # [M, ...] logits or designs
+    exact: np.ndarray  # [coordinates] the exact hypergradient at one row of `leaf`
+
+    def gradients(self, *surrogates: Tensor) -> np.ndarray:
+        """The batches' gradients of the sum of the surrogates [M, coordinates]."""
+        found = gradient(sum(surrogates), self.leaf)
+        return found.flatten(1).numpy()
+
+    def learned(self) -> Evidence:
+        """The same play, with the critics that each batch's own model gives."""
+        memory = TabularMemory(self.evidence.game, len(self.leaf))
+        memory.update(self.evidence.trajectories)
+        return replace(self.evidence, memory=memory)
+
+
+def committed(game: Game, leaf: Tensor) -> Commitment:
+    """Logits [M, S, A] or designs [M, d] as a commitment."""
+    if game.leader_moves == "once":
+        states = game.model(leaf[:1]).states
+        return Commitment(torch.ones(len(leaf), states, 1, dtype=torch.float64), leaf)
+    return Commitment(torch.softmax(leaf, -1), None)
+
+
+def with_true_critics(game: Game, point: Tensor, seen: Trajectories) -> Sample:
+    """M batches of play [M, N, T] of the leader at `point` (logits [S, A] or a design [d])."""
+    one = point[None].clone().requires_grad_()
+    alone = committed(game, one)
+    model = game.model(alone.design)
+    goal = gradient(exact.objective(model, alone.policy), one)[0]
+    model, policy = model.detach(), alone.policy.detach()
+    best = exact.best_response(model, policy)
+    critics = hypergradient.tabular_critics(model, policy, best)
+
+    def shared(tables: tuple[Tensor, ...]) -> list[Tensor]:
+        return [table.expand(len(seen.time), *table.shape[1:]) for table in tables]
+
+    leaf = point.expand(len(seen.time), *point.shape).clone().requires_grad_()
+    response = exact.SoftResponse(*shared(best))
+    evidence = Evidence(
+        game=game,
+        commitment=committed(game, leaf.detach()),
+        response=Response(response.policy, response),
+        trajectories=seen,
+        memory=TabularMemory(game, 1),
+    )
+    evidence.__dict__["critics"] = hypergradient.Critics(*shared(critics))
+    return Sample(
+        evidence=evidence,
+        commitment=committed(game, leaf),
+        leaf=leaf,
+        exact=goal.flatten().numpy(),
+    )
+
+
+def batches_of_play(
+    game: Game, point: Tensor, *, batches: int, streams: int, steps: int, seed: int = 0
+) -> Trajectories:
+    """[batches, streams, steps] of one leader against the exact best response."""
+    alone = committed(game, point[None])
+    best = exact.best_response(game.model(alone.design), alone.policy)
+    seen = play(
+        game,
+        alone,
+        Response(best.policy, best),
+        streams=batches * streams,
+        steps=steps,
+        generators=[np.random.default_rng([seed, 3])],
+    )
+    return Trajectories(**{k: v.view(batches, streams, -1) for k, v in vars(seen).items()})
+
+
+def sampled(
+    game: Game, point: Tensor, *, batches: int, streams: int, steps: int, seed: int = 0
+) -> Sample:
+    """Whole episodes: two of `steps` steps a stream, or the first one in a game that ends."""
+    rested = Rested(game)
+    rested.horizon = steps
+    point = rested.extend(point)
+    ends = rested.model(point[None] if game.leader_moves == "once" else None).ending is not None
+    seen = batches_of_play(
+        rested,
+        point,
+        batches=batches,
+        streams=streams,
+        steps=steps if ends else 2 * steps,
+        seed=seed,
+    )
+    return with_true_critics(rested, point, first_episodes(seen, rested.states - 1) if ends else seen)
+
+
+def start_mover(game: TabularDesign, seed: int) -> Callable[[Tensor], Tensor]:
+    """Logits of the first state that depend on the design."""
+    rng = np.random.default_rng([seed, 4])
+    slope = torch.from_numpy(rng.normal(size=(game.leader_space.shape[0], game.states)))
+    return lambda design: design @ slope
