@@ -142,37 +142,39 @@ class TabularDesign(_Tabular):
         states, actions = kernel.shape[-1], kernel.shape[-2]
         self._describe(states, actions)
         self._functions: dict[str, Callable[[Tensor], Tensor]] = {}
-        fixed = {"transition": kernel}
-        for name_, given in (("leader_reward", leader_reward), ("follower_reward", follower_reward)):
+        rewards = {}
+        for name_, given in (
+            ("leader_reward", leader_reward),
+            ("follower_reward", follower_reward),
+        ):
             value = _evaluate(name_, given, trial)
             if callable(given):
-                _check_whole(name_, value, (states, actions))
+                _check_whole(name_, _array(name_, value), (states, actions))
                 self._functions[name_] = given
-            fixed[name_] = _reward(name_, value, (states, actions))
+            rewards[name_] = _reward(name_, value, (states, actions))
         if callable(transition):
             self._functions["transition"] = transition
+            self.moves_transition = True
         self._termination = _termination(termination, (states, actions, states))
         self._simulated = None
         if simulated_transition is not None:
             self._simulated = _simulated(simulated_transition, kernel, callable(transition))
         self._model = TabularModel(
-            **fixed,
+            transition=kernel,
+            leader_reward=rewards["leader_reward"],
+            follower_reward=rewards["follower_reward"],
             initial=_initial(initial, states),
             leader_discount=self.leader_discount,
             follower_discount=self.follower_discount,
             temperature=self.temperature,
         )
 
-    @property
-    def moves_transition(self) -> bool:
-        """Does the transition depend on the design?"""
-        return "transition" in self._functions
-
     def model(self, design: Tensor | None = None) -> TabularModel:
         return self._under(design, self._model.transition)
 
     def simulated_model(self, design: Tensor | None = None) -> TabularModel:
-        return self._under(design, self._model.transition if self._simulated is None else self._simulated)
+        kernel = self._model.transition if self._simulated is None else self._simulated
+        return self._under(design, kernel)
 
     def _under(self, design: Tensor | None, kernel: Tensor) -> TabularModel:
         """The arrays under the designs [M, d], with a single leader action."""
@@ -247,7 +249,11 @@ def _array(name: str, given: Array) -> Tensor:
 
 def _kernel(name: str, given: Array, form: str) -> Tensor:
     kernel = _array(name, given)
-    if kernel.dim() != form.count(",") + 1 or kernel.shape[0] != kernel.shape[-1] or not kernel.numel():
+    if (
+        kernel.dim() != form.count(",") + 1
+        or kernel.shape[0] != kernel.shape[-1]
+        or not kernel.numel()
+    ):
         raise InputError(
             f"{name} of shape {form}",
             f"shape {list(kernel.shape)}",

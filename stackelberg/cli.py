@@ -14,9 +14,7 @@ from stackelberg.config import TrainConfig
 from stackelberg.errors import InputError
 
 GameReference = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GAME")]
-Options = Annotated[
-    tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")
-]
+Options = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +133,9 @@ class Solve:
                 raise InputError(f"{name} >= 1", f"{getattr(self, name)}", "use the default")
         game = registry.make_game(self.game, self.game_option)
         game.require_tables()
-        leader = registry.load("leaders", "spread")(game, range(self.seed, self.seed + self.restarts))
+        leader = registry.load("leaders", "spread")(
+            game, range(self.seed, self.seed + self.restarts)
+        )
         with single_thread(), counting_bar(game.name, hidden=self.json) as report:
             found = solve(game, leader, self.steps, report=report)
         answer: dict[str, Any] = {
@@ -155,7 +155,10 @@ class Solve:
         print(f"reached by {found.reached_by} of {self.restarts} restarts")
         print(f"{what}:")
         for row in found.parameters:
-            print("  " + (" ".join(f"{p:.4f}" for p in row) if isinstance(row, list) else f"{row:.6g}"))
+            print(
+                "  "
+                + (" ".join(f"{p:.4f}" for p in row) if isinstance(row, list) else f"{row:.6g}")
+            )
 
 
 def _sentence(summary: dict[str, Any], out: Path) -> str:
@@ -193,7 +196,7 @@ def _parse(arguments: list[str] | None) -> Any:
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
-                Command,  # type: ignore[arg-type]
+                Command,
                 prog="stackelberg",
                 description="Leader-follower (bi-level) reinforcement learning.",
                 args=arguments,

@@ -27,6 +27,7 @@ from stackelberg.summary import evaluation_horizon, interval, versions
 from stackelberg.trust_region import TrustRegion, inner
 from stackelberg.types import Commitment, Follower, Leader, Response, commit
 
+ROUNDING = 1e-9  # of direct plus indirect term: where they cancel this far, nothing is left
 FOLLOWER, PLAY, EVALUATION = 1, 2, 3  # what a stream of random numbers is for
 
 
@@ -150,7 +151,8 @@ class Coordinator:
         )
         direct, indirect = self._gradients(evidence)
         gradient = [a + b for a, b in zip(direct, indirect, strict=True)]
-        self.region.step(gradient, lambda: self.leader.position(self._everywhere))
+        floor = ROUNDING * (inner(direct, direct).sqrt() + inner(indirect, indirect).sqrt())
+        self.region.step(gradient, lambda: self.leader.position(self._everywhere), floor)
         self.steps["leader"] += seen.steps
         self.steps["follower"] += response.steps
         row = {"iteration": self.iteration}
@@ -315,9 +317,7 @@ def _gradient(surrogate: Tensor, parameters: list[Any]) -> list[Tensor]:
     if not surrogate.requires_grad:
         return [torch.zeros_like(p) for p in parameters]
     found = torch.autograd.grad(surrogate.sum(), parameters, retain_graph=True, allow_unused=True)
-    return [
-        torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)
-    ]
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
 
 def _plain(column: Tensor) -> float | list[float]:

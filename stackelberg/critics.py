@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from stackelberg import exact
@@ -34,7 +35,7 @@ class TabularMemory:
     @torch.no_grad()
     def update(self, seen: Trajectories) -> None:
         """Count one batch of trajectories [M, N, T]."""
-        if getattr(self.game, "moves_transition", False):
+        if self.game.moves_transition:
             for table in (self.arrivals, self.visits, self.leader_reward, self.follower_reward):
                 table.zero_()
         m = torch.arange(self.shape[0])[:, None, None]
@@ -91,6 +92,7 @@ class TabularMemory:
 def _any_design(game: Game) -> Tensor | None:
     if game.leader_moves == "every step":
         return None
+    assert isinstance(game.leader_space, spaces.Box)
     return torch.as_tensor(game.leader_space.low, dtype=torch.float64)[None]
 
 
@@ -102,12 +104,16 @@ def _means(sums: Tensor, visits: Tensor) -> Tensor:
         per_action = _pooled(sums, visits, -2)
         per_state = _pooled(sums.sum(-2, keepdim=True), visits.sum(-1, keepdim=True), -3)
         blind = (visits.sum(-1) == 0)[..., None, None]
-        result = torch.where(unseen.unsqueeze(-1), torch.where(blind, per_state, per_action), result)
+        result = torch.where(
+            unseen.unsqueeze(-1), torch.where(blind, per_state, per_action), result
+        )
     return result
 
 
 def _pooled(sums: Tensor, visits: Tensor, dim: int) -> Tensor:
-    return sums.sum(dim, keepdim=True) / visits.sum(dim + 1, keepdim=True).clamp(min=1).unsqueeze(-1)
+    return sums.sum(dim, keepdim=True) / visits.sum(dim + 1, keepdim=True).clamp(min=1).unsqueeze(
+        -1
+    )
 
 
 @torch.no_grad()

@@ -113,7 +113,7 @@ def _sampled_policy(evidence: Evidence, commitment: Commitment) -> tuple[Tensor,
     s, a, b = seen.state, seen.leader_action, seen.follower_action
     old = critics.policy[m, s, a]
     ratio = commitment.policy[m, s, a] / old  # its gradient at the played policy is the score
-    weight = game.leader_discount**seen.time
+    weight = game.leader_discount ** seen.time.double()
     leader_state_value = (critics.policy * critics.leader_value).sum(-1)
     leader_advantage = (critics.leader_value - leader_state_value.unsqueeze(-1))[m, s, a]
     discounts = game.leader_discount, game.follower_discount
@@ -153,7 +153,7 @@ def _sampled_design(evidence: Evidence, commitment: Commitment) -> tuple[Tensor,
         (
             model.leader_reward,
             critics.leader_state_value,
-            game.leader_discount**seen.time,
+            game.leader_discount ** seen.time.double(),
             game.leader_discount,
         ),
         (

@@ -63,6 +63,8 @@ class Game(ABC):
     name: str = "game"
     leader_moves: ClassVar[Literal["every step", "once"]] = "every step"
 
+    moves_transition: bool = False  # does a design change the transitions, not rewards alone?
+
     leader_space: spaces.Space
     follower_space: spaces.Space
     observation_space: spaces.Box  # of the state, for both players

@@ -66,8 +66,8 @@ def inclusive_benefit_trace(
     Args:
         benefit: delta_k [..., T]. time: step within the episode [..., T]; 0 starts a new one.
     """
-    decay = follower_discount * (time != 0)
-    return linear_scan(decay.to(benefit.dtype), leader_discount ** time.to(benefit.dtype) * benefit)
+    decay = follower_discount * (time != 0).to(benefit.dtype)
+    return linear_scan(decay, leader_discount ** time.to(benefit.dtype) * benefit)
 
 
 def benefit_trace(

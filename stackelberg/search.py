@@ -1,5 +1,6 @@
 """The leader's optimum in a tabular game, by exact ascent from many restarts in one batch."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -130,8 +131,8 @@ def solve(
 @torch.no_grad()
 def _widen(leader: Leader) -> None:
     """Scale the restarts' parameters by factors from SPREAD."""
-    factors = torch.tensor(SPREAD, dtype=torch.float64).log()
-    factors = torch.linspace(*factors.tolist(), leader.count, dtype=torch.float64).exp()
+    low, high = (math.log(factor) for factor in SPREAD)
+    factors = torch.linspace(low, high, leader.count, dtype=torch.float64).exp()
     for p in leader.parameters():
         p.copy_(scale(p, factors))
 

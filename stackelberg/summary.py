@@ -22,8 +22,8 @@ def evaluation_horizon(game: Game) -> int:
 def interval(returns: Tensor, horizon: int) -> dict[str, Any]:
     """Mean and half-width of the 95 % confidence interval (Student's t) of returns [M, N].
 
-    Numbers for one leader, lists for many. The returns are discounted and follow the objective: they
-    run for `horizon` steps, whatever the game's own time limit.
+    Numbers for one leader, lists for many. The returns are discounted and follow the objective:
+    they run for `horizon` steps, whatever the game's own time limit.
     """
     count = returns.shape[1]
     mean = returns.mean(1)

@@ -31,19 +31,25 @@ class TrustRegion:
         self.last = [torch.zeros_like(p, dtype=torch.float64) for p in self.parameters]
 
     @torch.no_grad()
-    def step(self, gradient: Sequence[Tensor], position: Callable[[], Tensor]) -> None:
+    def step(
+        self,
+        gradient: Sequence[Tensor],
+        position: Callable[[], Tensor],
+        floor: Tensor | float = 0.0,
+    ) -> None:
         """Move the parameters.
 
         Args:
             gradient: of the objective, one tensor a parameter.
             position: function of no arguments giving the leader's log-probabilities [M, n, K].
+            floor: a gradient no longer than this, [M] or one for all, is rounding error: stay.
         """
         gradient = [g.to(torch.float64) for g in gradient]
         agreement = inner(gradient, self.last)
         factor = torch.where(agreement > 0, GROW, torch.where(agreement < 0, SHRINK, 1.0))
         self.radius = (self.radius * factor).clamp(SMALLEST, self.limit)
         norm = inner(gradient, gradient).sqrt()
-        moving = norm > 0
+        moving = norm > floor
         inverse = torch.where(moving, 1 / torch.where(moving, norm, 1.0), 0.0)
         direction = [scale(g, inverse) for g in gradient]
         start = [p.detach().clone() for p in self.parameters]

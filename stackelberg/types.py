@@ -98,18 +98,18 @@ class Response:
     def policy(self) -> Tensor:
         """g(b|s,a) [M, S, A, B]. Raises InputError at access `trajectories`."""
         if self.access == "trajectories":
-            self._refuse("the follower's policy")
+            raise self._refusal("the follower's policy")
         return self.behaviour
 
     @property
     def value(self) -> SoftResponse:
         """The follower's policy and values. Raises InputError unless access is `value`."""
         if self.access != "value" or self.values is None:
-            self._refuse("the follower's value")
+            raise self._refusal("the follower's value")
         return self.values
 
-    def _refuse(self, what: str) -> None:
-        raise InputError(
+    def _refusal(self, what: str) -> InputError:
+        return InputError(
             f"access that includes {what}",
             f"access '{self.access}'",
             "estimate it from trajectories, or train with a higher access level",

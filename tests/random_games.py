@@ -4,14 +4,18 @@
 game with a state in which nothing happens, so that sampled episodes can be cut at their ending.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from gymnasium import spaces
+from strategies import Recipe, random_design_game, random_designs, random_game
 from torch import Tensor
 
-from games.tabular import TabularDesign
+from games import discrete_toy
+from games.tabular import TabularDesign, TabularGame
 from stackelberg import exact, hypergradient
 from stackelberg.critics import TabularMemory
 from stackelberg.estimators import Evidence
@@ -74,16 +78,19 @@ class Family:
 PARTS = ("policy", "rewards", "transition", "initial")
 
 
+KINDS = {"policy": PARTS[:1], "design": PARTS[1:], "both": PARTS}
+FLAGS = (True, False)
+
+
 def families(count: int, first: int = 0) -> list[Family]:
-    """All kinds in turn: policies, designs, both; both follower kinds; (un)equal discounts."""
-    return [_family(seed) for seed in range(first, first + count)]
+    """All kinds in turn: policies, designs, both; followers; (un)equal discounts; endings."""
+    kinds = list(itertools.product(KINDS, FLAGS, FLAGS, FLAGS))
+    return [_family(seed, *kinds[seed % len(kinds)]) for seed in range(first, first + count)]
 
 
-def _family(seed: int) -> Family:
+def _family(seed: int, kind: str, observes: bool, equal: bool, ends: bool) -> Family:
     rng = np.random.default_rng([seed, 2])
-    kind = ("policy", "design", "both")[seed % 3]
     leader_discount = float(rng.choice([0.5, 0.8, 0.95]))
-    equal = seed % 2 == 0
     return Family(
         seed=seed,
         states=int(rng.integers(1, 7)),
@@ -91,10 +98,10 @@ def _family(seed: int) -> Family:
         follower_actions=int(rng.integers(2, 5)),
         leader_discount=leader_discount,
         follower_discount=leader_discount if equal else float(rng.choice([0.0, 0.6, 0.9])),
-        temperature=float(rng.choice([0.2, 0.5, 2.0])),
-        observes=bool(seed // 6 % 2),
-        ends=bool(seed // 2 % 2),
-        moves=frozenset({"policy": PARTS[:1], "design": PARTS[1:], "both": PARTS}[kind]),
+        temperature=float(rng.choice([0.1, 0.3, 1.0])),
+        observes=observes,
+        ends=ends,
+        moves=frozenset(KINDS[kind]),
     )
 
 
@@ -153,8 +160,7 @@ def iterated_response(
 def iterated_objective(model: TabularModel, policy: Tensor, iterations: int = 1000) -> float:
     """J of one leader, every value by iteration from 0."""
     transition, reward, f, start = (
-        t.detach().numpy()
-        for t in (model.transition, model.leader_reward, policy, model.initial)
+        t.detach().numpy() for t in (model.transition, model.leader_reward, policy, model.initial)
     )
     g, _ = iterated_response(model, policy, iterations)
     value = np.zeros(len(f))
@@ -335,7 +341,7 @@ def sampled(
     game: Game, point: Tensor, *, batches: int, streams: int, steps: int, seed: int = 0
 ) -> Sample:
     """Whole episodes: two of `steps` steps a stream, or the first one in a game that ends."""
-    rested = Rested(game)
+    rested = game if isinstance(game, Rested) else Rested(game)
     rested.horizon = steps
     point = rested.extend(point)
     ends = rested.model(point[None] if game.leader_moves == "once" else None).ending is not None
@@ -347,7 +353,169 @@ def sampled(
         steps=steps if ends else 2 * steps,
         seed=seed,
     )
-    return with_true_critics(rested, point, first_episodes(seen, rested.states - 1) if ends else seen)
+    return with_true_critics(
+        rested, point, first_episodes(seen, rested.states - 1) if ends else seen
+    )
+
+
+# ---------------------------------------------------------------- where estimators are compared
+
+
+def toy_case(close: float) -> tuple[Game, Tensor]:
+    point = torch.zeros(3, 2, dtype=torch.float64)
+    point[discrete_toy.A, discrete_toy.CLOSE] = np.log(close / (1 - close))
+    return discrete_toy.game(), point
+
+
+def accuracy_case(kind: str, seed: int) -> tuple[Game, Tensor]:
+    """A random game that never ends, with discounts of 0.9 and more, and a point in it."""
+    rng = np.random.default_rng([seed, 7])
+    recipe = Recipe(
+        seed=seed,
+        states=int(rng.integers(2, 7)),
+        leader_actions=int(rng.integers(2, 4)),
+        follower_actions=int(rng.integers(2, 4)),
+        transitions=("dirichlet", "sparse", "deterministic")[seed % 3],
+        leader_discount=float(rng.choice([0.9, 0.95, 0.99])),
+        follower_discount=float(rng.choice([0.9, 0.95, 0.99])),
+        temperature=float(rng.choice([0.1, 0.3, 1.0])),
+        observes=kind != "blind",
+        moves_transition=False,
+    )
+    if kind == "design":
+        game = random_design_game(recipe)
+        return game, random_designs(game, 1, seed)[0]
+    point = rng.normal(size=(recipe.states, recipe.leader_actions))
+    return random_game(recipe), torch.from_numpy(point)
+
+
+# ---------------------------------------------------------------- every path of a short game
+
+
+LAYERS, WIDTH, ACTIONS = 3, 2, 2
+
+
+def layered_game(kind: str, seed: int = 0) -> tuple[Rested, Tensor]:
+    """A game that surely ends, and a point in it, short enough to list all that can happen.
+
+    Play goes from layer to layer and ends with the last one, if not by chance before.
+
+    Args:
+        kind: "observing", "blind" or "design"; the design moves rewards, transitions and starts.
+    """
+    rng = np.random.default_rng([seed, 5])
+    states = LAYERS * WIDTH
+    shape = (states, ACTIONS, states) if kind == "design" else (states, ACTIONS, ACTIONS, states)
+    layer = np.arange(states) // WIDTH
+    kernel = rng.dirichlet(np.ones(states), shape[:-1])
+    kernel *= (layer == layer.reshape(-1, *[1] * (len(shape) - 1)) + 1).astype(float)
+    kernel[-WIDTH:, ..., 0] = 1.0
+    kernel /= kernel.sum(-1, keepdims=True)
+    stop = 0.5 * rng.random(shape)
+    stop[-WIDTH:] = 1.0
+    first = np.where(layer == 0, rng.random(states), 0.0)
+    settings = {"leader_discount": 0.9, "follower_discount": 0.6, "temperature": 0.3}
+    leader_reward, follower_reward = rng.normal(size=(2, *shape[:-1]))
+    if kind != "design":
+        game = TabularGame(
+            kernel,
+            leader_reward,
+            follower_reward,
+            first / first.sum(),
+            stop,
+            follower_observes_action=kind == "observing",
+            **settings,
+        )
+        rested = Rested(game)
+        return rested, rested.extend(torch.from_numpy(rng.normal(size=(states, ACTIONS))))
+
+    def moved(base: np.ndarray) -> Callable[[Tensor], Tensor]:
+        slope = torch.from_numpy(rng.normal(size=(3, *base.shape)))
+        return lambda x: torch.from_numpy(base) + torch.tensordot(x.to(slope), slope, 1)
+
+    with np.errstate(divide="ignore"):
+        logits, start = moved(np.log(kernel)), moved(np.log(first))
+    design = TabularDesign(
+        spaces.Box(-1.0, 1.0, (3,), np.float64),
+        lambda x: torch.softmax(logits(x), -1),
+        moved(leader_reward),
+        moved(follower_reward),
+        termination=stop,
+        **settings,
+    )
+    return Rested(design, start), torch.from_numpy(rng.uniform(-1, 1, 3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Every way that a game can be played, with its probability."""
+
+    model: TabularModel
+    policy: Tensor  # [1, S, A]
+    chance: np.ndarray  # [n]
+    steps: list[list[tuple[int, int, int]]]  # (s, a, b) up to the ending
+    trajectories: Trajectories  # [n, 1, T], in the state of rest after the ending
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """The expectation of values [n, ...]."""
+        return np.tensordot(self.chance, values, 1)
+
+
+def paths_of(game: Rested, point: Tensor) -> Paths:
+    """All paths of a layered game against the exact best response."""
+    alone = committed(game, point[None])
+    model = game.model(alone.design)
+    best = exact.best_response(model, alone.policy)
+    full = (1, model.states, model.leader_actions, model.follower_actions, model.states)
+    weight = (alone.policy.unsqueeze(-1) * best.policy).numpy()[0]
+    kinds = [
+        weight[..., None] * part.expand(full)[0].numpy()
+        for part in (model.transition, model.ending)
+    ]
+    whole: list[tuple[float, list[tuple[int, int, int, int]]]] = []
+    start = model.initial.expand(1, -1)[0].numpy()
+    going = [(start[s], s, []) for s in np.flatnonzero(start)]
+    while going:
+        chance, s, past = going.pop()
+        for a, b, t in np.argwhere(kinds[0][s] > 0):
+            going.append((chance * kinds[0][s, a, b, t], t, [*past, (s, a, b, t)]))
+        for a, b, t in np.argwhere(kinds[1][s] > 0):
+            whole.append((chance * kinds[1][s, a, b, t], [*past, (s, a, b, t)]))
+    rest = game.states - 1
+    table = np.full((len(whole), 1, LAYERS, 4), (rest, 0, 0, rest))
+    over = np.zeros(table.shape[:-1], dtype=bool)
+    for i, (_, steps) in enumerate(whole):
+        table[i, 0, : len(steps)] = steps
+        over[i, 0, len(steps) - 1] = True
+    s, a, b, t = torch.from_numpy(table).unbind(-1)
+    seen = Trajectories(
+        state=s,
+        leader_action=a,
+        follower_action=b,
+        leader_reward=model.leader_reward.expand(full[:-1])[0, s, a, b],
+        follower_reward=model.follower_reward.expand(full[:-1])[0, s, a, b],
+        next_state=t,
+        terminated=torch.from_numpy(over),
+        time=torch.arange(LAYERS).expand(s.shape),
+    )
+    return Paths(
+        model=model,
+        policy=alone.policy,
+        chance=np.array([chance for chance, _ in whole]),
+        steps=[[step[:3] for step in steps] for _, steps in whole],
+        trajectories=seen,
+    )
+
+
+def start_term(sample: Sample) -> Tensor:
+    """[M] what a design that moves the first state adds: log mu(s_0) V_L(s_0) at each start."""
+    seen, value = sample.evidence.trajectories, sample.evidence.critics.leader_state_value
+    initial = sample.evidence.game.model(sample.commitment.design).initial
+    m = torch.arange(len(value))[:, None, None]
+    begun = seen.time == 0
+    chance = torch.where(begun, initial.expand(value.shape)[m, seen.state], 1.0)
+    paid = chance.log() * value[m, seen.state] * begun
+    return paid.sum((1, 2)) / seen.episodes
 
 
 def start_mover(game: TabularDesign, seed: int) -> Callable[[Tensor], Tensor]:
