@@ -156,7 +156,7 @@ class Coordinator:
         self.steps["leader"] += seen.steps
         self.steps["follower"] += response.steps
         row = {"iteration": self.iteration}
-        row |= self._measure(commitment, response, seen, direct, indirect)
+        row |= self._measure(evidence, direct, indirect)
         self.iteration += 1
         elapsed = time.perf_counter() - began
         self.seconds += elapsed
@@ -189,14 +189,15 @@ class Coordinator:
 
     @torch.no_grad()
     def _measure(
-        self,
-        commitment: Commitment,
-        response: Response,
-        seen: Trajectories,
-        direct: list[Tensor],
-        indirect: list[Tensor],
+        self, evidence: Evidence, direct: list[Tensor], indirect: list[Tensor]
     ) -> dict[str, Any]:
-        """One row of metrics; the exact ones read the true model and are for the eye only."""
+        """One row of metrics.
+
+        `leader_return` and `follower_return` are of the sampled episodes, cut by the time limit;
+        `leader_estimate` is what the leader believes its objective to be; `leader_objective` and
+        `follower_gap` read the true model and are for the eye only.
+        """
+        commitment, response, seen = evidence.commitment, evidence.response, evidence.trajectories
         model = self.game.model(commitment.design)
         value = exact.leader_values(model, commitment.policy, response.behaviour)
         gap = response.gap
@@ -217,6 +218,7 @@ class Coordinator:
             "follower_return": seen.first_returns(
                 seen.follower_reward, games.follower_discount
             ).mean(-1),
+            "leader_estimate": evidence.critics.objective,
             "leader_objective": (model.initial * value).sum(-1),
             "follower_gap": gap,
             "direct_norm": direct_norm,

@@ -74,6 +74,14 @@ def leader_values(model: TabularModel, policy: Tensor, response: Tensor) -> Tens
     return solve_values(joint_kernel(model, policy, response), model.leader_discount, reward)
 
 
+def visitation(model: TabularModel, policy: Tensor, response: Tensor) -> Tensor:
+    """d(s) = E sum_k gamma_L^k 1[s_k = s] under f and g: [M, S]."""
+    kernel = joint_kernel(model, policy, response)
+    return solve_values(
+        kernel.transpose(-1, -2), model.leader_discount, model.initial.expand(policy.shape[:-1])
+    )
+
+
 @torch.no_grad()
 def best_response(
     model: TabularModel,

@@ -162,6 +162,7 @@ def expected_trace_targets(
 class Critics(NamedTuple):
     """Everything that the expected hypergradient needs, as tables; nothing has a gradient."""
 
+    objective: Tensor  # [M] sum_s mu(s) V_L(s)
     leader_state_value: Tensor  # [M, S] V_L(s)
     leader_action_value: Tensor  # [M, S, A, B] Q_L(s,a,b)
     leader_value: Tensor  # [M, S, A] V_L(s,a) = E_g Q_L
@@ -207,6 +208,7 @@ def tabular_critics(model: TabularModel, policy: Tensor, response: SoftResponse)
     source = (model.follower_discount * arrivals).unsqueeze(-1)
     trace = torch.linalg.lu_solve(*factors, source, adjoint=True).squeeze(-1)
     return Critics(
+        (model.initial * state_value).sum(-1),
         state_value,
         action_value,
         value,

@@ -368,7 +368,12 @@ def toy_case(close: float) -> tuple[Game, Tensor]:
 
 
 def accuracy_case(kind: str, seed: int) -> tuple[Game, Tensor]:
-    """A random game that never ends, with discounts of 0.9 and more, and a point in it."""
+    """A random game with discounts of 0.9 and more, and a point in it.
+
+    Args:
+        kind: "observing", "blind", "design", "moving design" (which moves the transition, too) or
+            "ending" (as "observing", in short episodes); all others never end.
+    """
     rng = np.random.default_rng([seed, 7])
     recipe = Recipe(
         seed=seed,
@@ -376,13 +381,14 @@ def accuracy_case(kind: str, seed: int) -> tuple[Game, Tensor]:
         leader_actions=int(rng.integers(2, 4)),
         follower_actions=int(rng.integers(2, 4)),
         transitions=("dirichlet", "sparse", "deterministic")[seed % 3],
+        termination="anywhere" if kind == "ending" else "never",
         leader_discount=float(rng.choice([0.9, 0.95, 0.99])),
         follower_discount=float(rng.choice([0.9, 0.95, 0.99])),
         temperature=float(rng.choice([0.1, 0.3, 1.0])),
         observes=kind != "blind",
-        moves_transition=False,
+        moves_transition=kind == "moving design",
     )
-    if kind == "design":
+    if kind.endswith("design"):
         game = random_design_game(recipe)
         return game, random_designs(game, 1, seed)[0]
     point = rng.normal(size=(recipe.states, recipe.leader_actions))

@@ -28,7 +28,7 @@ LEADERS = 2
 
 def game_of(kind: str, seed: int = 0, **recipe) -> Game:
     given = {"states": 3, "leader_actions": 2, "follower_actions": 3, "temperature": 0.5} | recipe
-    if kind == "design":
+    if kind.endswith("design"):
         return random_design_game(Recipe(seed=seed, **given))
     return random_game(Recipe(seed=seed, observes=kind != "blind", **given))
 
@@ -349,19 +349,23 @@ def test_responses_refuse_what_the_access_level_hides():
 
 
 @pytest.mark.parametrize("access", ["value", "policy", "trajectories"])
-@pytest.mark.parametrize("kind", ["observing", "blind", "design"])
-def test_hypergradients_become_exact_at_every_access_level(kind, access):
+@pytest.mark.parametrize("termination", ["never", "anywhere"])
+@pytest.mark.parametrize("kind", ["observing", "blind", "design", "moving design"])
+def test_hypergradients_become_exact_at_every_access_level(kind, access, termination):
     """Ever more play of one policy: the error falls by the root of it, to nothing."""
     errors = []
     for seed in range(4):
         game = game_of(
-            kind, seed, leader_discount=0.8, follower_discount=0.7, moves_transition=False
+            kind,
+            seed,
+            leader_discount=0.8,
+            follower_discount=0.7,
+            moves_transition=kind == "moving design",
+            termination=termination,
         )
-        point = (
-            random_designs(game, 1, seed)[0]
-            if kind == "design"
-            else torch.from_numpy(np.random.default_rng(seed).normal(size=(3, 2)))
-        )
+        point = torch.from_numpy(np.random.default_rng(seed).normal(size=(3, 2)))
+        if kind.endswith("design"):
+            point = random_designs(game, 1, seed)[0]
         errors.append([])
         for streams in (1, 100):
             game.horizon = 30  # a learned model is not biased by cutting play off

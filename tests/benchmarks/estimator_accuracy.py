@@ -23,7 +23,7 @@ from stackelberg.game import Game
 
 STREAMS, STEPS = 3, 150
 CLOSES = (0.05, 0.1, 0.1665, 0.25)
-KINDS = ("observing", "blind", "design")
+KINDS = ("observing", "blind", "design", "moving design", "ending")
 
 
 def measured(game: Game, point: Tensor, batches: int, seed: int = 0) -> tuple[np.ndarray, dict]:

@@ -1,0 +1,108 @@
+# %% [markdown]
+# The main job: four leaders' tasks from start to end, one table, three pictures.
+#
+# Run it with `make run`, or `python tutorials/main_job.py [OUT]`; results go to a new folder
+# below `runs/` unless OUT is given.
+
+# %%
+import sys
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from agents import ExactFollower, SoftmaxBudget, SoftQFollower, default_leader
+from games import discrete_toy, four_rooms
+from stackelberg import Coordinator, TrainConfig
+from stackelberg.figures import draw_learning_curves, draw_states, visits
+from stackelberg.progress import progress_bar
+from stackelberg.types import commit
+
+SEEDS = range(10)
+
+
+def new_folder() -> Path:
+    """runs/main-1, or the next one that is free."""
+    return next(p for n in count(1) if not (p := Path(f"runs/main-{n}")).exists())
+
+
+def train(title, game, leader, follower, config, seeds, out):
+    """One task: a coordinator with its progress bar and its run directory."""
+    coordinator = Coordinator(game, leader, follower, config, seeds=seeds, out=out / title)
+    with progress_bar(title, config.iterations, game.optimum) as report:
+        return coordinator.run(report)
+
+
+# %% [markdown]
+# Three times the DiscreteToy game: both bonuses with a follower that solves for its exact best
+# response, and one with a Tianshou soft-Q follower that must learn it from play.
+
+# %%
+out = Path(sys.argv[1]) if len(sys.argv) > 1 else new_folder()
+tasks = {}
+for title, bonus, follower, seeds, iterations in (
+    ("toy R=1, exact follower", 1.0, ExactFollower(), SEEDS, 60),
+    ("toy R=2, exact follower", 2.0, ExactFollower(), SEEDS, 60),
+    ("toy R=1, soft-Q follower", 1.0, SoftQFollower(), range(3), 25),
+):
+    game = discrete_toy.game(bonus=bonus)
+    config = TrainConfig(iterations=iterations)
+    result = train(title, game, default_leader(game, seeds), follower, config, seeds, out)
+    tasks[title] = (game, result, slice(None))
+
+# %% [markdown]
+# Incentive design in FourRooms: the leader spends penalties so that the walker passes its target.
+# The landscape has a wide local optimum at "no penalties at all", so twenty leaders start from
+# scattered designs, and the one that *believes* itself best after training is taken.
+
+# %%
+rooms = four_rooms.game(temperature=0.005)
+starts = range(20)
+designer = SoftmaxBudget(rooms.leader_space, starts, std=2.0)
+config = TrainConfig(iterations=150, streams=1)
+with torch.no_grad():
+    before = commit(rooms, designer)
+    response_before = ExactFollower().best_respond(rooms, before, starts)
+result = train("four rooms, 20 starts", rooms, designer, ExactFollower(), config, starts, out)
+best = int(np.argmax(result.metrics[-1]["leader_estimate"]))
+tasks["four rooms, 20 starts"] = (rooms, result, slice(best, best + 1))
+
+# %%
+table = Table("task", "start", "trained", "+-", "optimum", "regret", "leader steps", "follower steps", "s")
+for title, (game, result, chosen) in tasks.items():
+    first = np.atleast_1d(result.metrics[0]["leader_objective"])
+    last = np.atleast_1d(result.summary["leader_return"]["exact"])[chosen]
+    half = 1.96 * last.std(ddof=1) / len(last) ** 0.5 if len(last) > 1 else float("nan")
+    steps = result.summary["env_steps"]
+    numbers = (first.mean(), last.mean(), half, game.optimum, game.optimum - last.mean())
+    table.add_row(
+        title,
+        *(f"{x:.3f}" for x in numbers),
+        *(f"{steps[who]:,}" for who in ("leader", "follower")),
+        f"{result.summary['wall_seconds']:.1f}",
+    )
+Console(width=120).print(table)
+
+# %%
+figures = out / "figures"
+draw_learning_curves(
+    figures / "learning_curves.png",
+    {title: result.metrics for title, (_, result, _) in tasks.items()},
+    {title: game.optimum for title, (game, _, _) in tasks.items()},
+)
+with torch.no_grad():
+    after = commit(rooms, designer)
+draw_states(
+    figures / "four_rooms.png",
+    rooms,
+    [
+        ("penalties before", before.design[best].numpy()),
+        ("visits before", visits(rooms, before, response_before, best)),
+        ("penalties after", after.design[best].numpy()),
+        ("visits after", visits(rooms, after, tasks["four rooms, 20 starts"][1].response, best)),
+    ],
+)
+print(f"runs and pictures are in {out}")
