@@ -37,6 +37,8 @@ TOTAL = 0.2  # the budget of penalties
 # The best value that any search of ours has found (`stackelberg solve` and longer ones), by goals,
 # kernel, temperature and penalty. No proof of optimality.
 BEST_KNOWN = {
+    (1, "sim", 0.001, 5.0): 0.602,
+    (1, "sim", 0.003, 5.0): 0.487,
     (1, "sim", 0.005, 5.0): 0.617,
 }
 

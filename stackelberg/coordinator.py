@@ -18,7 +18,7 @@ from stackelberg import exact
 from stackelberg.config import TrainConfig
 from stackelberg.critics import TabularMemory
 from stackelberg.errors import InputError
-from stackelberg.estimators import Evidence, estimator
+from stackelberg.estimators import Evidence, estimator, exact_oracle
 from stackelberg.game import Game
 from stackelberg.progress import Report, silent
 from stackelberg.rollout import Trajectories, play
@@ -82,9 +82,12 @@ class Coordinator:
                 f"{self.seeds}",
                 "make the leader with the same seeds",
             )
+        if resume and out is None:
+            raise InputError("an output folder to resume", "none", "pass out")
         self._surrogates = estimator(self.config.estimator)
         self._commitment()  # the leader fits the game, or this says why not
-        self.label = {"game": game.name, "follower": follower.name} | (label or {})
+        known = {"game": game.name, "game_options": None, "follower": follower.name}
+        self.label = known | (label or {})
         self.memory = TabularMemory(game, leader.count)
         self.region = TrustRegion(
             list(leader.parameters()), self.config.radius, self.config.max_radius
@@ -110,6 +113,7 @@ class Coordinator:
 
         Raises:
             KeyboardInterrupt: on Ctrl-C, after the running iteration and its checkpoint.
+            InputError: if rewards are so large that the hypergradient is not finite.
         """
         with single_thread(), _interrupts() as interrupted:
             try:
@@ -120,10 +124,11 @@ class Coordinator:
                         self.directory.log(row)
                     report(row)
                     last = self.iteration == self.config.iterations
-                    if last or interrupted() or self.iteration % self.config.checkpoint_every == 0:
+                    stop = interrupted()
+                    if last or stop or self.iteration % self.config.checkpoint_every == 0:
                         self._checkpoint()
-                    if interrupted() and not last:
-                        raise KeyboardInterrupt
+                    if stop and not last:
+                        raise KeyboardInterrupt(f"after {self.iteration} outer iterations")
                 return self._conclude()
             finally:
                 if self.directory is not None:
@@ -150,6 +155,8 @@ class Coordinator:
             memory=self.memory,
         )
         direct, indirect = self._gradients(evidence)
+        if self.iteration == 0:
+            self._warn_without_influence(evidence, [*direct, *indirect])
         gradient = [a + b for a, b in zip(direct, indirect, strict=True)]
         floor = ROUNDING * (inner(direct, direct).sqrt() + inner(indirect, indirect).sqrt())
         self.region.step(gradient, lambda: self.leader.position(self._everywhere), floor)
@@ -165,13 +172,26 @@ class Coordinator:
     def _gradients(self, evidence: Evidence) -> tuple[list[Tensor], list[Tensor]]:
         """Direct and indirect part of the hypergradient, a tensor per parameter of the leader."""
         surrogates = self._surrogates(evidence, commit(self.game, self.leader))
-        parts = [_gradient(s, self.region.parameters) for s in surrogates]
-        if not all(torch.isfinite(g).all() for part in parts for g in part):
-            raise ArithmeticError(
-                f"the hypergradient is not finite at iteration {self.iteration}; "
-                "check the scale of rewards against the temperature"
+        direct, indirect = (_gradient(s, self.region.parameters) for s in surrogates)
+        return direct, indirect
+
+    def _warn_without_influence(self, evidence: Evidence, gradient: list[Tensor]) -> None:
+        """Warn of a leader that cannot improve: by the true model, or by what it has seen."""
+        surrogates = exact_oracle(evidence, commit(self.game, self.leader))
+        true = [_gradient(s, self.region.parameters) for s in surrogates]
+        scale = evidence.true_critics.leader_state_value.abs().amax(-1).clamp(min=1.0)
+        if all((inner(part, part).sqrt() <= ROUNDING * scale).all() for part in true):
+            warnings.warn(
+                "the leader's exact hypergradient is 0 at the start: nothing it does changes its "
+                "return; check that rewards or transitions depend on its moves",
+                stacklevel=4,
             )
-        return parts[0], parts[1]
+        elif not any(part.any() for part in gradient):
+            warnings.warn(
+                f"the leader's hypergradient by '{self.config.estimator}' is exactly 0: in what it "
+                "has seen, nothing it does changes its return; play longer or in more streams",
+                stacklevel=4,
+            )
 
     def _commitment(self) -> Commitment:
         with torch.no_grad():
@@ -205,12 +225,6 @@ class Coordinator:
             gap = exact.follower_gap(model, commitment.policy, response.behaviour)
         direct_norm, indirect_norm = inner(direct, direct).sqrt(), inner(indirect, indirect).sqrt()
         product = direct_norm * indirect_norm
-        if self.iteration == 0 and not (direct_norm + indirect_norm).any():
-            warnings.warn(
-                "the leader's hypergradient is exactly 0: in what it has seen, nothing it does "
-                "changes its return; play longer or check that rewards depend on its moves",
-                stacklevel=4,
-            )
         entropy = torch.special.entr(commitment.policy).sum(-1).mean(-1)
         games = self.game
         row = {
@@ -282,18 +296,35 @@ class Coordinator:
     def _parts(self) -> dict[str, Any]:
         return {"memory": self.memory, "region": self.region, "follower": self.follower}
 
-    def _checkpoint(self) -> None:
-        if self.directory is None:
-            return
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that the next iteration depends on."""
         tensors = {f"leader.{name}": t for name, t in self.leader.state_dict().items()}
         for part, owner in self._parts().items():
             tensors |= {f"{part}.{name}": tensor for name, tensor in owner.state().items()}
+        return tensors
+
+    def _checkpoint(self) -> None:
+        if self.directory is None:
+            return
         notes = {"iteration": self.iteration, "seconds": self.seconds, "steps": self.steps}
-        self.directory.checkpoint(self.iteration, tensors, notes)
+        self.directory.checkpoint(self.iteration, self._tensors(), notes)
 
     def _restore(self) -> None:
         assert self.directory is not None
-        tensors, notes = self.directory.restore()
+        found = self.directory.restore()
+        if found is None:  # stopped before its first checkpoint: the same run from its start
+            return
+        tensors, notes, self.metrics = found
+        for name, tensor in self._tensors().items():
+            there = tensors.get(name)
+            if name.startswith("follower."):  # in what state a follower is, is its own affair
+                continue
+            if there is None or there.shape != tensor.shape:
+                raise InputError(
+                    f"a checkpoint with {name} of shape {list(tensor.shape)}",
+                    "none" if there is None else f"shape {list(there.shape)}",
+                    "resume with the game and the leader that the run was started with",
+                )
 
         def of(part: str) -> dict[str, Tensor]:
             head = part + "."
@@ -304,14 +335,8 @@ class Coordinator:
                 tensor.copy_(of("leader")[name])
         for part, owner in self._parts().items():
             owner.load(of(part))
-        self.iteration, self.seconds, self.steps = (
-            notes["iteration"],
-            notes["seconds"],
-            notes["steps"],
-        )
-        from stackelberg.run_directory import read_metrics
-
-        self.metrics = read_metrics(self.directory.path)
+        self.iteration, self.seconds = notes["iteration"], notes["seconds"]
+        self.steps = notes["steps"]
 
 
 def _gradient(surrogate: Tensor, parameters: list[Any]) -> list[Tensor]:
@@ -351,7 +376,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
     def remember(*_: Any) -> None:
         nonlocal pressed
         pressed = True
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     signal.signal(signal.SIGINT, remember)
     try:

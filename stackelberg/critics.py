@@ -31,10 +31,12 @@ class TabularMemory:
         self.follower_reward = torch.zeros_like(self.visits)
         self.starts = torch.zeros(self.shape[:2], dtype=torch.float64)
         self.recent = torch.zeros_like(self.visits)  # of the last update alone
+        self._means: tuple[Tensor, Tensor, Tensor] | None = None  # until the next update
 
     @torch.no_grad()
     def update(self, seen: Trajectories) -> None:
         """Count one batch of trajectories [M, N, T]."""
+        self._means = None
         if self.game.moves_transition:
             for table in (self.arrivals, self.visits, self.leader_reward, self.follower_reward):
                 table.zero_()
@@ -61,12 +63,13 @@ class TabularMemory:
         tried ones; a state never seen ends play with nothing. A design's rewards are its own and
         known; a transition that it moves is the observed frequency times its likelihood ratio.
         """
-        transition = _means(self.arrivals, self.visits)
+        if self._means is None:
+            rewards = self.leader_reward.unsqueeze(-1), self.follower_reward.unsqueeze(-1)
+            leader, follower = (means(reward, self.visits).squeeze(-1) for reward in rewards)
+            self._means = means(self.arrivals, self.visits), leader, follower
+        transition, leader_reward, follower_reward = self._means
         true = self.game.model(commitment.design)
-        if commitment.design is None:
-            leader_reward = _means(self.leader_reward.unsqueeze(-1), self.visits).squeeze(-1)
-            follower_reward = _means(self.follower_reward.unsqueeze(-1), self.visits).squeeze(-1)
-        else:
+        if commitment.design is not None:
             leader_reward, follower_reward = true.leader_reward, true.follower_reward
             if true.transition.requires_grad:
                 known = true.transition.detach()
@@ -85,6 +88,7 @@ class TabularMemory:
         return {name: getattr(self, name) for name in names}
 
     def load(self, state: dict[str, Tensor]) -> None:
+        self._means = None
         for name, value in state.items():
             getattr(self, name).copy_(value)
 
@@ -96,24 +100,18 @@ def _any_design(game: Game) -> Tensor | None:
     return torch.as_tensor(game.leader_space.low, dtype=torch.float64)[None]
 
 
-def _means(sums: Tensor, visits: Tensor) -> Tensor:
+def means(sums: Tensor, visits: Tensor) -> Tensor:
     """sums / visits [M, S, A, B, K], unseen (s,a,b) taking the mean of (s,a,.), then of (s,.,.)."""
     result = sums / visits.clamp(min=1).unsqueeze(-1)
     unseen = visits == 0
     if unseen.any():
-        per_action = _pooled(sums, visits, -2)
-        per_state = _pooled(sums.sum(-2, keepdim=True), visits.sum(-1, keepdim=True), -3)
-        blind = (visits.sum(-1) == 0)[..., None, None]
-        result = torch.where(
-            unseen.unsqueeze(-1), torch.where(blind, per_state, per_action), result
-        )
+        m, s, a, _ = unseen.nonzero(as_tuple=True)
+        rows, counts = sums.sum(-2), visits.sum(-1)  # of (s,a,.)
+        blind = counts[m, s, a] == 0
+        row = torch.where(blind.unsqueeze(-1), rows.sum(-2)[m, s], rows[m, s, a])
+        count = torch.where(blind, counts.sum(-1)[m, s], counts[m, s, a])
+        result[unseen] = row / count.clamp(min=1).unsqueeze(-1)
     return result
-
-
-def _pooled(sums: Tensor, visits: Tensor, dim: int) -> Tensor:
-    return sums.sum(dim, keepdim=True) / visits.sum(dim + 1, keepdim=True).clamp(min=1).unsqueeze(
-        -1
-    )
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,8 +21,12 @@ KEEP = 2  # checkpoints
 class RunDirectory:
     """The files of one run.
 
+    Making one only looks; the folder appears with the first thing that there is to write, so a
+    run that fails before its first iteration is over leaves nothing behind.
+
     Args:
-        path: the folder. config: what the run is, JSON-able; `iterations` may grow on resuming.
+        path: the folder.
+        config: what the run is, JSON-able; `iterations` may grow on resuming.
         resume: go on with the run that is there.
 
     Raises:
@@ -30,18 +35,28 @@ class RunDirectory:
 
     def __init__(self, path: str | Path, config: dict[str, Any], resume: bool = False) -> None:
         self.path = Path(path)
+        self.config = json.loads(to_json(config))  # as it will be read again
+        self._resumes, self._open = resume, False
+        self._kept: list[str] = []  # lines of metrics.jsonl that a resumed run goes on from
         self._writer: Any = None
-        if resume:
-            self._check_same(config)
-        else:
-            self._check_empty()
+        self._check()
+
+    def _check(self) -> None:
         try:
-            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            if self._resumes:
+                self._check_same()
+            else:
+                self._check_empty()
         except OSError as error:
-            raise InputError(
-                "a folder that can be written", f"{self.path}", f"choose another one ({error})"
-            ) from error
-        write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+            raise self._unwritable(error) from error
+        there = next(p for p in (self.path, *self.path.parents) if os.path.exists(p))
+        if not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
+            raise self._unwritable(f"{there} is not one")
+
+    def _unwritable(self, why: object) -> InputError:
+        return InputError(
+            "a folder that can be written", f"{self.path}", f"choose another one ({why})"
+        )
 
     def _check_empty(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -54,19 +69,35 @@ class RunDirectory:
                 "choose another folder, or --resume to go on with a run",
             )
 
-    def _check_same(self, config: dict[str, Any]) -> None:
-        there = read_json(self.path / "config.json", "a run to resume")
-        if self.latest() is None:
-            raise InputError(
-                "a run to resume", f"{self.path}, which has no checkpoint yet", "start it anew"
-            )
-        for key in sorted(config.keys() | there.keys()):
-            if key != "iterations" and config.get(key) != there.get(key):
+    def _check_same(self) -> None:
+        file = self.path / "config.json"
+        there = read_json(file, "a run to resume")
+        if not isinstance(there, dict):
+            raise InputError("a run to resume", f"{file} with {there!r}", "put the file back")
+        for key in sorted(self.config.keys() | there.keys()):
+            own, asked = there.get(key), self.config.get(key)
+            grows = key == "iterations" and _counts(own, asked) and asked > own
+            if own != asked and not grows:
                 raise InputError(
-                    f"the run's own {key} = {there.get(key)!r}",
-                    f"{config.get(key)!r}",
-                    "resume with the options it was started with (only iterations may change)",
+                    f"the run's own {key} = {own!r}",
+                    f"{asked!r}",
+                    "resume with the options it was started with (only iterations may grow)",
                 )
+
+    def _begin(self) -> None:
+        """Make the folder and its config.json; drop metrics that no checkpoint stands for."""
+        if self._open:
+            return
+        if not self._resumes:
+            self._check_empty()  # again: another run may have come first
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / "config.json", to_json(self.config, indent=2) + "\n")
+            write_atomically(self.path / "metrics.jsonl", "".join(self._kept))
+            (self.path / "checkpoints").mkdir(exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._open = True
 
     def latest(self) -> Path | None:
         """The newest checkpoint."""
@@ -75,6 +106,7 @@ class RunDirectory:
 
     def checkpoint(self, iteration: int, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Write a checkpoint and drop all but the newest ones."""
+        self._begin()
         folder = self.path / "checkpoints"
         tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         data = save(tensors, metadata={"notes": json.dumps(notes)})
@@ -82,33 +114,39 @@ class RunDirectory:
         for old in sorted(folder.glob("iteration_*.safetensors"))[:-KEEP]:
             old.unlink()
 
-    def restore(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The newest checkpoint's tensors and notes; metrics written after it are dropped."""
+    def restore(self) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str, Any]]] | None:
+        """The newest checkpoint's tensors and notes, and the metrics up to it; None without one.
+
+        Raises:
+            InputError: if the checkpoint or the metrics are damaged.
+        """
         newest = self.latest()
         if newest is None:
-            raise InputError("a run with a checkpoint", f"{self.path}", "start it anew")
+            return None
         tensors, notes = read_checkpoint(newest)
-        rows = self.path / "metrics.jsonl"
-        if rows.exists():
-            lines = rows.read_text().splitlines(keepends=True)
-            write_atomically(rows, "".join(lines[: notes["iteration"]]))
-        return tensors, notes
+        rows = read_metrics(self.path, notes["iteration"])
+        self._kept = [to_json(row) + "\n" for row in rows]
+        return tensors, notes, rows
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one outer iteration to metrics.jsonl and to TensorBoard."""
+        self._begin()
         with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(to_json(row) + "\n")
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             purge = row["iteration"]
             self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge)
         for name, value in row.items():
-            if isinstance(value, (int, float)) and name != "iteration":
-                self._writer.add_scalar(name, value, row["iteration"])
+            many = value if isinstance(value, list) else None
+            for i, number in enumerate(many or [value]):
+                tag = name if many is None else f"{name}/{i}"
+                self._writer.add_scalar(tag, number, row["iteration"])
 
     def summarise(self, summary: dict[str, Any]) -> None:
-        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        self._begin()
+        write_atomically(self.path / "summary.json", to_json(summary, indent=2) + "\n")
 
     def close(self) -> None:
         if self._writer is not None:
@@ -140,10 +178,44 @@ def read_json(path: Path, what: str) -> Any:
         raise InputError(what, f"{path.parent}", f"check the folder's name ({error})") from error
 
 
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl."""
-    lines = (Path(path) / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+def read_metrics(path: str | Path, count: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl, or its first `count`.
+
+    Raises:
+        InputError: if they are not one for each iteration.
+    """
+    file = Path(path) / "metrics.jsonl"
+    try:
+        rows = [json.loads(line) for line in file.read_text().splitlines()[:count]]
+        iterations = [row["iteration"] for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "the metrics of a run", f"{file}", f"put the file back or start anew ({error})"
+        ) from error
+    if iterations != list(range(len(rows) if count is None else count)):
+        raise InputError(
+            "one row of metrics for each iteration",
+            f"{len(rows)} rows in {file}",
+            "put the file back or start anew",
+        )
+    return rows
+
+
+def _counts(*values: Any) -> bool:
+    return all(isinstance(value, int) for value in values)
+
+
+def to_json(value: Any, **layout: Any) -> str:
+    """Strict JSON: null where a number is not finite, text for what JSON does not know."""
+    return json.dumps(_finite(value), allow_nan=False, default=str, **layout)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
@@ -161,5 +233,6 @@ def _replacing(path: Path) -> Iterator[Any]:
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
-        os.unlink(name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
         raise

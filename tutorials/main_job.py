@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from scipy import stats
 
 from agents import ExactFollower, SoftmaxBudget, SoftQFollower, default_leader
 from games import discrete_toy, four_rooms
@@ -71,16 +72,28 @@ best = int(np.argmax(result.metrics[-1]["leader_estimate"]))
 tasks["four rooms, 20 starts"] = (rooms, result, slice(best, best + 1))
 
 # %%
-table = Table("task", "start", "trained", "+-", "optimum", "regret", "leader steps", "follower steps", "s")
+head = (
+    "task",
+    "start",
+    "trained",
+    "+-",
+    "optimum",
+    "regret",
+    "leader steps",
+    "follower steps",
+    "s",
+)
+said = "leader's exact discounted return; +- is 95 % over seeds; steps are those of all leaders"
+table = Table(*head, caption=said)
 for title, (game, result, chosen) in tasks.items():
     first = np.atleast_1d(result.metrics[0]["leader_objective"])
     last = np.atleast_1d(result.summary["leader_return"]["exact"])[chosen]
-    half = 1.96 * last.std(ddof=1) / len(last) ** 0.5 if len(last) > 1 else float("nan")
-    steps = result.summary["env_steps"]
+    half = stats.t.ppf(0.975, len(last) - 1) * stats.sem(last) if len(last) > 1 else np.nan
+    steps = {who: n * len(first) for who, n in result.summary["env_steps"].items()}
     numbers = (first.mean(), last.mean(), half, game.optimum, game.optimum - last.mean())
     table.add_row(
         title,
-        *(f"{x:.3f}" for x in numbers),
+        *(f"{x:.3f}" if np.isfinite(x) else "" for x in numbers),
         *(f"{steps[who]:,}" for who in ("leader", "follower")),
         f"{result.summary['wall_seconds']:.1f}",
     )

@@ -19,12 +19,13 @@ from agents.leaders import MLPCategorical, TabularSoftmax
 from games import discrete_toy
 from stackelberg import exact, hypergradient
 from stackelberg.critics import TabularMemory
-from stackelberg.rollout import play
+from stackelberg.estimators import Evidence, expected_trace
+from stackelberg.rollout import Trajectories, play
 from stackelberg.types import Commitment, Response, commit
 
 HIDDEN = {"1e2": (8,), "1e3": (24, 24), "1e4": (96, 96), "1e5": (312, 312), "1e6": (1000, 1000)}
 LENGTHS = (10, 100, 1000, 10_000)
-STREAMS = 4
+STREAMS = 3
 INPUTS, ACTIONS = 8, 4
 DISCOUNTS = (0.99, 0.95)
 TEMPERATURE = 0.05
@@ -123,55 +124,64 @@ def print_ratios(seconds: float) -> None:
     print(f"median ratio {median(ratios):.2f}, largest {max(ratios):.2f}\n")
 
 
-def print_discrete_toy(seconds: float) -> None:
-    """The pieces of one outer iteration at 3 streams of 150 steps."""
+def outer_iteration(leader: torch.nn.Module, seconds: float) -> list[float]:
+    """Seconds of each of `PIECES` on discrete_toy."""
     game = discrete_toy.game()
-    model = game.model()
-    print("one outer iteration on discrete_toy, 3 streams x 150 steps, one thread")
+    model, generators = game.model(), [np.random.default_rng(0)]
+    policy = commit(game, leader).policy.detach()
+    moved = (policy + 0.01) / 1.02  # as far as a leader step goes
+    best = exact.best_response(model, policy)
+    commitment, response = Commitment(policy, None), Response(best.policy, best)
+    memory = TabularMemory(game, 1)
+
+    def sample() -> Trajectories:
+        return play(
+            game,
+            commitment,
+            response,
+            streams=STREAMS,
+            steps=game.horizon,
+            generators=generators,
+        )
+
+    seen = sample()
+    memory.update(seen)
+
+    def step() -> None:
+        evidence = Evidence(
+            game=game, commitment=commitment, response=response, trajectories=seen, memory=memory
+        )
+        leader.zero_grad()
+        direct, indirect = expected_trace(evidence, commit(game, leader))
+        (direct + indirect).sum().backward()
+
+    return medians(
+        lambda: exact.best_response(model, policy),
+        lambda: exact.best_response(model, moved, best.state_value),
+        sample,
+        lambda: memory.update(seen),
+        step,
+        seconds=seconds,
+    )
+
+
+PIECES = (
+    "exact follower solve, cold",
+    "exact follower solve, warm",
+    "play",
+    "memory update",
+    "leader update: learned model, critics, surrogates, backward",
+)
+
+
+def print_discrete_toy(seconds: float) -> None:
+    print(f"one outer iteration on discrete_toy, {STREAMS} streams x 150 steps, one thread")
     print("| piece | tabular leader, ms | 64-64 network, ms |")
     print("|---|---|---|")
-    columns = []
-    for leader in (TabularSoftmax(3, 2), MLPCategorical(3, 2)):
-        policy = commit(game, leader).policy.detach()
-        best = exact.best_response(model, policy)
-        near = (policy + 0.01).div(1.02)
-        memory, generators = TabularMemory(game, 1), [np.random.default_rng(0)]
-        response = Response(best.policy, best)
-        commitment = Commitment(policy, None)
-
-        def sample(commitment=commitment, response=response, generators=generators):
-            return play(game, commitment, response, streams=3, steps=150, generators=generators)
-
-        seen = sample()
-        memory.update(seen)
-
-        def step(leader=leader, memory=memory, policy=policy, best=best) -> None:
-            leader.zero_grad()
-            attached = commit(game, leader)
-            learned = memory.model(attached)
-            critics = hypergradient.tabular_critics(learned, policy, best)
-            direct = hypergradient.direct_surrogate(critics, learned, attached.policy)
-            indirect = hypergradient.indirect_surrogate(critics, learned, attached.policy)
-            (direct + indirect).sum().backward()
-
-        columns.append(
-            medians(
-                lambda policy=policy: exact.best_response(model, policy),
-                lambda near=near, best=best: exact.best_response(model, near, best.state_value),
-                sample,
-                lambda memory=memory, seen=seen: memory.update(seen),
-                step,
-                seconds=5 * seconds,
-            )
-        )
-    names = (
-        "exact follower solve, cold",
-        "exact follower solve, warm",
-        "play",
-        "memory update",
-        "leader update: model, critics, surrogates, backward",
-    )
-    for name, *times in zip(names, *columns, strict=True):
+    columns = [
+        outer_iteration(leader, seconds) for leader in (TabularSoftmax(3, 2), MLPCategorical(3, 2))
+    ]
+    for name, *times in zip(PIECES, *columns, strict=True):
         print(f"| {name} | " + " | ".join(f"{1e3 * t:.3f}" for t in times) + " |")
 
 
@@ -179,7 +189,7 @@ def main() -> None:
     torch.set_num_threads(1)
     seconds = 0.2 if "--quick" in sys.argv else 2.0
     print_ratios(seconds)
-    print_discrete_toy(seconds)
+    print_discrete_toy(5 * seconds)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""Tutorials, the main job and the README's own program run unchanged."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(program: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(program), *arguments], capture_output=True, text=True, timeout=170
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["01_your_first_game", "02_designing_incentives"])
+def test_tutorial_ends_in_a_picture(name, tmp_path):
+    run(ROOT / "tutorials" / f"{name}.py", str(tmp_path))
+    assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+def test_the_first_tutorial_shows_what_it_says(tmp_path):
+    said = run(ROOT / "tutorials" / "01_your_first_game.py", str(tmp_path))
+    optimum = float(re.search(r"optimum ([\d.]+)", said)[1])
+    ours = float(re.search(r"expected-trace .*regret ([\d.]+)", said)[1])
+    naive = float(re.search(r"naive .*regret ([\d.]+)", said)[1])
+    assert ours < 0.01 * optimum
+    assert naive > 0.9 * optimum
+
+
+@pytest.mark.slow
+def test_main_job(tmp_path):
+    said = run(ROOT / "tutorials" / "main_job.py", str(tmp_path / "out"))
+    assert "optimum" in said
+    for name in ("learning_curves", "four_rooms"):
+        assert (tmp_path / "out" / "figures" / f"{name}.png").stat().st_size > 5000
+
+
+def readme_program() -> str:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return next(block for block in blocks if "def inspections" in block)
+
+
+def test_readme_program_is_short_and_right(tmp_path):
+    program = readme_program()
+    assert len(program.splitlines()) < 40
+    path = tmp_path / "inspections.py"
+    path.write_text(program)
+    optimum, trained = map(float, re.findall(r"(?:optimum|trained) ([\d.]+)", run(path)))
+    assert 0.99 * optimum < trained <= optimum + 1e-9
+
+
+def test_tutorials_are_short():
+    for path in (ROOT / "tutorials").glob("*.py"):
+        assert len(path.read_text().splitlines()) < 120, path.name
