@@ -5,9 +5,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from stackelberg.errors import InputError
+
 GROW, SHRINK = 2.0, 0.25  # of the radius: on while the gradient agrees with the last step, or not
 SMALLEST = 1e-10
-CORRECTIONS = 4
+SLACK = 0.01  # how far from the radius, relative to it, a step may end
+CORRECTIONS = 4  # guesses of the length; after them any length that stays inside will do
+ATTEMPTS = 40  # to find one
+LONGEST = 10.0  # by which a parameter may change, where no length would reach the radius
 
 
 class TrustRegion:
@@ -15,7 +20,7 @@ class TrustRegion:
 
     A hypergradient's direction can be trusted more than its size: where the follower's response is
     flat the objective is nearly flat, then falls off a cliff. So each step goes along the gradient
-    until KL(old || new) = radius; the radius doubles while the next gradient still points along the
+    until KL(old || new) = radius, never beyond; the radius doubles while the next gradient still points along the
     step just made and is quartered when it points back.
 
     Args:
@@ -43,25 +48,40 @@ class TrustRegion:
             gradient: of the objective, one tensor a parameter.
             position: function of no arguments giving the leader's log-probabilities [M, n, K].
             floor: a gradient no longer than this, [M] or one for all, is rounding error: stay.
+
+        Raises:
+            InputError: if the gradient is not finite; nothing has moved then.
         """
         gradient = [g.to(torch.float64) for g in gradient]
+        norm = inner(gradient, gradient).sqrt()
+        if not torch.isfinite(norm).all():
+            raise InputError(
+                "a finite gradient",
+                f"one of length {norm.tolist()}",
+                "check the scale of rewards against the temperature",
+            )
         agreement = inner(gradient, self.last)
         factor = torch.where(agreement > 0, GROW, torch.where(agreement < 0, SHRINK, 1.0))
         self.radius = (self.radius * factor).clamp(SMALLEST, self.limit)
-        norm = inner(gradient, gradient).sqrt()
         moving = norm > floor
         inverse = torch.where(moving, 1 / torch.where(moving, norm, 1.0), 0.0)
         direction = [scale(g, inverse) for g in gradient]
         start = [p.detach().clone() for p in self.parameters]
-        before = position()
-        length = (2 * self.radius).sqrt()
-        for correction in range(CORRECTIONS + 1):
+
+        def place(length: Tensor) -> None:
             for p, origin, d in zip(self.parameters, start, direction, strict=True):
                 p.copy_(origin + scale(d, length))
-            if correction < CORRECTIONS:
-                moved = divergence(before, position())
-                ratio = (self.radius / moved.clamp(min=1e-300)).sqrt().clamp(0.05, 20.0)
-                length = length * torch.where(moving, ratio, 1.0)
+
+        before = position()
+
+        def moved(length: Tensor) -> Tensor:
+            place(length)
+            return divergence(before, position())
+
+        largest = torch.stack([d.abs().flatten(1).amax(1) for d in direction]).amax(0)
+        longest = LONGEST / torch.where(moving, largest, 1.0)
+        length = _length(moved, self.radius, longest, ~moving)
+        place(length)
         self.last = [scale(d, length) for d in direction]
 
     def state(self) -> dict[str, Tensor]:
@@ -70,6 +90,35 @@ class TrustRegion:
     def load(self, state: dict[str, Tensor]) -> None:
         self.radius = state["radius"]
         self.last = [state[f"last.{i}"] for i in range(len(self.last))]
+
+
+def _length(
+    moved: Callable[[Tensor], Tensor], radius: Tensor, longest: Tensor, settled: Tensor
+) -> Tensor:
+    """The length [M] at which `moved` is `radius`, or one below; 0 if there is none.
+
+    KL grows with the square of a short length: every guess is corrected by that, inside the
+    bracket that the guesses before it have left. One leader's search does not touch another's.
+    """
+    length = (2 * radius).sqrt().minimum(longest)
+    inside, outside = torch.zeros_like(length), torch.full_like(length, torch.inf)
+    for attempt in range(ATTEMPTS):
+        divergence = moved(length)
+        fits = divergence <= (1 + SLACK) * radius
+        inside = torch.where(fits, length, inside)
+        outside = torch.where(fits, outside, length)
+        done = (divergence >= (1 - SLACK) * radius) | (length >= longest)
+        settled = settled | (fits & done)
+        if attempt >= CORRECTIONS:
+            settled = settled | (inside > 0)
+        if settled.all():
+            break
+        ratio = (radius / divergence.clamp(min=1e-300)).sqrt().clamp(0.05, 20.0)
+        guess = length * ratio
+        middle = torch.where(inside > 0, (inside * outside).sqrt(), outside / 20)
+        guess = torch.where((guess > inside) & (guess < outside), guess, middle)
+        length = torch.where(settled, inside, guess.minimum(longest))
+    return inside
 
 
 def divergence(old: Tensor, new: Tensor) -> Tensor:

@@ -104,7 +104,5 @@ for estimator in ("expected-trace", "naive"):
 
 # %%
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/tutorials")
-draw_learning_curves(
-    out / "01_your_first_game.png", runs, {title: solution.value for title in runs}
-)
+draw_learning_curves(out / "01_your_first_game.png", runs, dict.fromkeys(runs, solution.value))
 print("picture:", out / "01_your_first_game.png")

@@ -72,17 +72,7 @@ best = int(np.argmax(result.metrics[-1]["leader_estimate"]))
 tasks["four rooms, 20 starts"] = (rooms, result, slice(best, best + 1))
 
 # %%
-head = (
-    "task",
-    "start",
-    "trained",
-    "+-",
-    "optimum",
-    "regret",
-    "leader steps",
-    "follower steps",
-    "s",
-)
+head = "task, start, trained, +-, optimum, regret, leader steps, follower steps, s".split(", ")
 said = "leader's exact discounted return; +- is 95 % over seeds; steps are those of all leaders"
 table = Table(*head, caption=said)
 for title, (game, result, chosen) in tasks.items():
