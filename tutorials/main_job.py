@@ -72,9 +72,9 @@ best = int(np.argmax(result.metrics[-1]["leader_estimate"]))
 tasks["four rooms, 20 starts"] = (rooms, result, slice(best, best + 1))
 
 # %%
-head = "task, start, trained, +-, optimum, regret, leader steps, follower steps, s".split(", ")
+head = ("task", "start", "trained", "+-", "optimum", "regret")
 said = "leader's exact discounted return; +- is 95 % over seeds; steps are those of all leaders"
-table = Table(*head, caption=said)
+table = Table(*head, "leader steps", "follower steps", "s", caption=said)
 for title, (game, result, chosen) in tasks.items():
     first = np.atleast_1d(result.metrics[0]["leader_objective"])
     last = np.atleast_1d(result.summary["leader_return"]["exact"])[chosen]
