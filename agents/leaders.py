@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class MLPCategorical(nn.Module):
         widths = [inputs, *hidden, actions]
         layers = []
         draws = [np.random.default_rng([seed, 0]) for seed in seeds]
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        for fan_in, fan_out in pairwise(widths):
             bound = math.sqrt(6 / (fan_in + fan_out))  # Xavier, as in the published leader
             rows = [draw.uniform(-bound, bound, (fan_in, fan_out)) for draw in draws]
             layers.append(nn.Parameter(torch.from_numpy(np.stack(rows)).float()))
@@ -142,7 +143,8 @@ def default_leader(
     """The leader that fits the game's action space: tabular softmax, softmax budget or box design.
 
     Args:
-        seeds: one per leader. std: of the initial parameters; the leader's own default unless given.
+        seeds: one per leader.
+        std: of the initial parameters; the leader's own default unless given.
     """
     space = game.leader_space
     spread = {} if std is None else {"std": std}

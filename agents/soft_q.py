@@ -7,20 +7,21 @@ and experience outlives a change of the leader's policy.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
 from stackelberg.errors import InputError
 from stackelberg.exact import SoftResponse
 from stackelberg.game import Game
 from stackelberg.induced import InducedMDP, freeze
 from stackelberg.types import Commitment, Response
+
+if TYPE_CHECKING:
+    from agents.soft_q_learning import Learner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class SoftQFollower:
     def __init__(self, config: SoftQConfig | None = None) -> None:
         self.config = SoftQConfig() if config is None else config
         self._game: Game | None = None
-        self._learners: list[_Learner] = []
+        self._learners: list[Learner] = []
         self._saved: dict[str, Tensor] = {}
 
     def best_respond(self, game: Game, commitment: Commitment, seeds: Sequence[int]) -> Response:
@@ -101,9 +102,11 @@ class SoftQFollower:
 
     def _start(self, game: Game, shape: tuple[int, ...]) -> None:
         """New learners, which take up a loaded state if there is one."""
+        from agents.soft_q_learning import Learner
+
         leaders, states, actions = shape
         seen = actions if game.follower_observes_action else 1
-        self._learners = [_Learner(game, (states, seen), self.config) for _ in range(leaders)]
+        self._learners = [Learner(game, (states, seen), self.config) for _ in range(leaders)]
         self._game = game
         saved, self._saved = self._saved, {}
         for m, learner in enumerate(self._learners if saved else []):
@@ -122,289 +125,6 @@ class SoftQFollower:
         """Take up a saved state; the next call must be on the game that it was saved on."""
         self._game, self._learners = None, []
         self._saved = {name: value.clone() for name, value in state.items()}
-
-
-class _Learner:
-    """One follower against one leader: a Tianshou algorithm and its replay buffer.
-
-    Q is a table with one row for every observation x = s K + a (K = A, or 1 where the follower
-    sees no action). Transitions are stored as (x, b, r, s').
-    """
-
-    def __init__(self, game: Game, shape: tuple[int, int], config: SoftQConfig) -> None:
-        self.shape, self.config, self.temperature = shape, config, game.temperature
-        self.keeps_experience = game.leader_moves == "every step" and game.follower_observes_action
-        self.algorithm = _algorithm(game, shape, config.learning_rate)
-        self.buffer = _tianshou().ReplayBuffer(config.capacity)
-
-    def train(self, play: InducedMDP, policy: Tensor) -> int:
-        """Best-respond to f(a|s) [S, A]; returns the environment steps taken."""
-        if not self.keeps_experience:
-            self.buffer.reset()
-        config, algorithm = self.config, self.algorithm
-        algorithm.mixing = policy if self.shape[1] > 1 else torch.ones_like(policy[:, :1])
-        algorithm.policy.generator = play.generator
-        budget = config.later_steps if len(self.buffer) else config.first_steps
-        steps, length = 0, play.game.horizon  # a first round takes in whole episodes
-        while steps < budget:
-            length = min(length, -(-(budget - steps) // play.copies))
-            self._collect(play, length)
-            self._fit()
-            steps += length * play.copies
-            if algorithm.uncertainty(self.buffer) <= config.uncertainty:
-                break
-            length = steps // play.copies  # then as much again: few fits, whatever the budget
-        return steps
-
-    def _collect(self, play: InducedMDP, length: int) -> None:
-        """Play `length` steps in every copy and store them."""
-        policy = self.algorithm.policy
-        rows: list[tuple[np.ndarray, ...]] = []
-        for _ in range(length):
-            x = _row(play.observation, self.shape)
-            batch = _tianshou().Batch(obs=x, info=None)
-            action = policy.add_exploration_noise(policy(batch).act, batch)
-            found = play.step(torch.from_numpy(action))
-            arrived = _row(found.observation, self.shape) // self.shape[1]
-            flags = found.terminated.numpy(), found.truncated.numpy()
-            rows.append((x, action, found.reward.double().numpy(), *flags, arrived))
-            play.reset(found.terminated | found.truncated)
-        self._store([np.concatenate(column) for column in zip(*rows, strict=True)])
-
-    def _store(self, columns: list[np.ndarray]) -> None:
-        """Append transitions, several times faster than one by one."""
-        columns = [column[-self.config.capacity :] for column in columns]
-        x, action, reward, terminated, truncated, arrived = columns
-        fresh = _tianshou().ReplayBuffer.from_data(
-            obs=x,
-            act=action,
-            rew=reward,
-            terminated=terminated,
-            truncated=truncated,
-            done=terminated | truncated,
-            obs_next=arrived,
-        )
-        self.buffer.update(fresh)
-
-    def _fit(self) -> None:
-        """Update on all experience until the Bellman residual is small."""
-        algorithm, tolerance = self.algorithm, self.config.residual * self.temperature
-        with _tianshou().policy_within_training_step(algorithm.policy):
-            for _ in range(self.config.updates):
-                algorithm.update(self.buffer, sample_size=0)  # 0: all of it
-                if algorithm.residual <= tolerance:
-                    break
-
-    def action_value(self) -> Tensor:
-        """Q [S, K, B]."""
-        return self.algorithm.policy.model.table().detach().view(*self.shape, -1)
-
-    def state(self) -> dict[str, Tensor]:
-        """All that the next call depends on."""
-        saved = {name: value.clone() for name, value in self.algorithm.policy.state_dict().items()}
-        if self.keeps_experience and len(self.buffer):
-            kept = self.buffer[:]  # oldest first
-            saved |= {f"buffer.{name}": torch.from_numpy(np.array(kept[name])) for name in _FIELDS}
-            saved["buffer.end"] = torch.tensor(self.buffer.last_index[0])
-        return saved
-
-    def load(self, saved: dict[str, Tensor]) -> None:
-        """Take up a saved state."""
-        names = self.algorithm.policy.state_dict()
-        self.algorithm.policy.load_state_dict({name: saved[name] for name in names})
-        if "buffer.obs" not in saved:
-            return
-        columns = [saved[f"buffer.{name}"].numpy() for name in _FIELDS]
-        if len(columns[0]) == self.config.capacity:
-            # Fill the slots before the oldest one, so that everything returns to its old slot:
-            # sums over the buffer then round as they did.
-            self._store([column[: int(saved["buffer.end"]) + 1] for column in columns])
-        self._store(columns)
-
-
-_FIELDS = ("obs", "act", "rew", "terminated", "truncated", "obs_next")
-
-
-class _RelativeTable(nn.Module):
-    """Q(x, b) = h(x, b) + k, with the common level k apart.
-
-    A Boltzmann response does not depend on k, but at discount 0.99 plain updates take hundreds
-    of sweeps to find it; apart, it is found in one.
-    """
-
-    level: Tensor
-
-    def __init__(self, rows: int, actions: int) -> None:
-        super().__init__()
-        self.relative = nn.Parameter(torch.zeros(rows, actions, dtype=torch.float64))
-        self.register_buffer("level", torch.zeros((), dtype=torch.float64))
-
-    def table(self) -> Tensor:
-        """Q [X, B]."""
-        return self.relative + self.level
-
-    def forward(self, obs: Any, state: Any = None, info: Any = None) -> tuple[Tensor, Any]:
-        """Q [n, B] of the observations [n] (row numbers), as Tianshou calls its networks."""
-        return self.table()[torch.as_tensor(obs)], state
-
-
-def level_step(error: Tensor, weight: Tensor) -> Tensor:
-    """The change of the common level of Q that leaves the smallest squared TD errors.
-
-    Raising all of Q by k changes the TD error of an entry by -k (1 - gamma P(goes on)), so
-    k = sum(error weight) / sum(weight^2) with that weight.
-
-    Args:
-        error: mean TD error of the entries seen [n]. weight: 1 - gamma P(goes on), [n], > 0.
-    """
-    return (error * weight).sum() / (weight * weight).sum()
-
-
-def response_error(
-    squares: Tensor, count: Tensor, policy: Tensor, mixing: Tensor, temperature: float
-) -> Tensor:
-    """Largest standard error of a response probability, estimated from the spread of TD errors.
-
-    dg(b) = g(b) (1 - g(b)) dQ(b) / beta. dQ^2 is the squared standard error of the mean target
-    plus that of the next state's value, for which the worst state's stands in: noise in one
-    state's value moves the choice in the states before it.
-    Infinite while an action at a visited observation has fewer than two samples.
-
-    Args:
-        squares: summed squared TD errors [X, B]. count: samples [X, B]. policy: g [X, B].
-        mixing: f(a|s) [S, K], where X = S K.
-    """
-    variance = squares / (count * (count - 1)).clamp(min=1)  # [X, B] of the mean
-    arriving = (policy * variance.sqrt()).sum(-1).view_as(mixing)  # [S, K]
-    arriving = (mixing * arriving).sum(-1).max()
-    error = policy * (1 - policy) * (variance + arriving**2).sqrt() / temperature
-    return error.masked_fill(count < 2, float("inf"))[count.sum(-1) > 0].max()
-
-
-@cache
-def _tianshou() -> SimpleNamespace:
-    """Tianshou's parts and our two subclasses; here, because importing it takes seconds."""
-    from tianshou.algorithm.modelfree.dqn import DQN, DiscreteQLearningPolicy
-    from tianshou.algorithm.modelfree.reinforce import SimpleLossTrainingStats
-    from tianshou.algorithm.optim import TorchOptimizerFactory
-    from tianshou.data import Batch, ReplayBuffer
-    from tianshou.utils.torch_utils import policy_within_training_step
-
-    class BoltzmannPolicy(DiscreteQLearningPolicy):
-        """Acts by g(b|x) = softmax(Q(x, b) / temperature), drawn by Gumbel-max."""
-
-        temperature: float
-        generator: torch.Generator
-
-        @staticmethod
-        def _compile() -> None:
-            """Skip compiling advantage estimators (seconds), which Q-learning never calls."""
-
-        def forward(self, batch: Any, state: Any = None, model: Any = None) -> Any:
-            with torch.no_grad():
-                q, state = (self.model if model is None else model)(batch.obs, state=state)
-            noise = torch.rand(q.shape, generator=self.generator, dtype=q.dtype)
-            gumbel = -torch.log(-torch.log(noise.clamp(min=1e-300)))
-            action = (q / self.temperature + gumbel).argmax(-1)
-            return Batch(logits=q, act=action.numpy(), state=state)
-
-        def add_exploration_noise(self, act: Any, batch: Any) -> Any:
-            """Copy i of n acts uniformly with probability (i + 1) / n: from faithful to random."""
-            n, actions = len(act), int(cast(spaces.Discrete, self.action_space).n)
-            share = torch.arange(1, n + 1) / n
-            stray = torch.rand(n, generator=self.generator) < share
-            other = torch.randint(actions, (n,), generator=self.generator)
-            return np.where(stray.numpy(), other.numpy(), act)
-
-    class SoftQLearning(DQN):
-        """DQN with the soft target beta log sum_b exp(Q(s', a', b) / beta), averaged over f(a'|s').
-
-        No target network: a table does not generalise, so its updates are contractions. Every
-        entry (x, b) seen counts alike in the loss, however often it was visited.
-        """
-
-        mixing: Tensor  # [S, K] weights of the next observations x' = s' K + a' in state s'
-        residual = float("inf")  # largest mean TD error of the last update
-
-        def _target_q(self, buffer: ReplayBuffer, indices: np.ndarray) -> Tensor:
-            q = self.policy.model.table().detach()
-            beta = self.policy.temperature
-            value = beta * torch.logsumexp(q / beta, -1)  # [X]
-            state_value = (self.mixing * value.view_as(self.mixing)).sum(-1)  # [S]
-            return state_value[torch.from_numpy(buffer.obs_next[indices])]
-
-        def _preprocess_batch(self, batch: Any, buffer: ReplayBuffer, indices: np.ndarray) -> Any:
-            """One-step targets; longer returns would be those of the behaviour that strays."""
-            goes_on = torch.from_numpy(~batch.terminated)
-            future = self.gamma * goes_on * self._target_q(buffer, indices)
-            batch.returns = torch.from_numpy(batch.rew) + future
-            return batch
-
-        def _update_with_batch(self, batch: Any) -> SimpleLossTrainingStats:
-            model = self.policy.model
-            count, (target, ended) = self._sums(batch, batch.returns, batch.terminated)
-            seen = count > 0
-            count = count[seen]
-            error = target[seen] / count - model.table()[seen]
-            loss = 0.5 * (error * error).sum()
-            weight = 1 - self.gamma * (1 - ended[seen] / count)
-            step = level_step(error.detach(), weight)
-            self.optim.step(loss)
-            model.level += step
-            self.residual = (error.detach() - step * weight).abs().max().item()
-            return SimpleLossTrainingStats(loss=loss.item())
-
-        def uncertainty(self, buffer: ReplayBuffer) -> float:
-            """`response_error` of all that is in the buffer."""
-            everything, indices = buffer.sample(0)
-            batch = self._preprocess_batch(everything, buffer, indices)
-            q = self.policy.model.table().detach()
-            fitted = q[torch.from_numpy(batch.obs), torch.from_numpy(batch.act)]
-            count, (squares,) = self._sums(batch, (batch.returns - fitted) ** 2)
-            beta = self.policy.temperature
-            policy = torch.softmax(q / beta, -1)
-            return response_error(squares, count, policy, self.mixing, beta).item()
-
-        def _sums(self, batch: Any, *values: Any) -> tuple[Tensor, list[Tensor]]:
-            """How often each entry (x, b) occurs, and the sums of `values` [n] over it: [X, B]."""
-            rows, actions = self.policy.model.relative.shape
-            entry = batch.obs * actions + batch.act
-            weights = [None, *(np.asarray(v, np.float64) for v in values)]
-            sums = [np.bincount(entry, w, rows * actions).reshape(rows, actions) for w in weights]
-            count, *rest = (torch.from_numpy(s.astype(np.float64)) for s in sums)
-            return count, rest
-
-    return SimpleNamespace(
-        Batch=Batch,
-        ReplayBuffer=ReplayBuffer,
-        BoltzmannPolicy=BoltzmannPolicy,
-        SoftQLearning=SoftQLearning,
-        TorchOptimizerFactory=TorchOptimizerFactory,
-        policy_within_training_step=policy_within_training_step,
-    )
-
-
-def _algorithm(game: Game, shape: tuple[int, int], learning_rate: float) -> Any:
-    """A Tianshou algorithm for observations [S, K]."""
-    parts = _tianshou()
-    actions = int(cast(spaces.Discrete, game.follower_space).n)
-    model = _RelativeTable(shape[0] * shape[1], actions)
-    policy = parts.BoltzmannPolicy(model=model, action_space=game.follower_space)
-    policy.temperature = game.temperature
-    return parts.SoftQLearning(
-        policy=policy,
-        optim=parts.TorchOptimizerFactory(torch.optim.SGD, lr=learning_rate),
-        gamma=game.follower_discount,
-    )
-
-
-def _row(observation: Tensor, shape: tuple[int, int]) -> np.ndarray:
-    """x = s K + a [n] of induced observations [n, S + A] (or [n, S], where K = 1)."""
-    states, seen = shape
-    x = observation[:, :states].argmax(-1)
-    if observation.shape[1] > states:
-        x = x * seen + observation[:, states:].argmax(-1)
-    return x.numpy()
 
 
 def _soft_response(action_value: Tensor, policy: Tensor, temperature: float) -> SoftResponse:

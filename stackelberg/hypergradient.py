@@ -273,7 +273,7 @@ def indirect_surrogate(critics: Critics, model: TabularModel, policy: Tensor) ->
 
 
 def exchange_rate(critics: Critics, temperature: float) -> Tensor:
-    """rho(s) = c(s) / (beta d(s)) [M, S]: what a unit of the follower's value is worth to the leader.
+    """rho(s) = c(s) / (beta d(s)) [M, S]: the leader's price of a unit of the follower's value.
 
     The leader climbs V_L(s,a) + rho(s) V_F(s,a); where rho > 0 it pays to please the follower,
     where rho < 0 to displease it. 0 in states that are never visited.

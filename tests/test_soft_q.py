@@ -8,7 +8,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.soft_q import SoftQConfig, SoftQFollower, level_step, response_error
+from agents.soft_q import SoftQConfig, SoftQFollower
+from agents.soft_q_learning import level_step, response_error
 from games import discrete_toy
 from games.tabular import TabularDesign, TabularGame
 from stackelberg import exact
