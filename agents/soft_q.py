@@ -7,7 +7,7 @@ and experience outlives a change of the leader's policy.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from stackelberg.exact import SoftResponse
 from stackelberg.game import Game
 from stackelberg.induced import InducedMDP, freeze
 from stackelberg.types import Commitment, Response
-
-if TYPE_CHECKING:
-    from agents.soft_q_learning import Learner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +67,7 @@ class SoftQFollower:
     def __init__(self, config: SoftQConfig | None = None) -> None:
         self.config = SoftQConfig() if config is None else config
         self._game: Game | None = None
-        self._learners: list[Learner] = []
+        self._learners: list[Any] = []
         self._saved: dict[str, Tensor] = {}
 
     def best_respond(self, game: Game, commitment: Commitment, seeds: Sequence[int]) -> Response:
