@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
+try:
+    import tyro
+except KeyboardInterrupt:  # before `main` can catch it
+    sys.exit(130)
 
 from stackelberg.config import TrainConfig
 from stackelberg.errors import InputError
@@ -31,7 +34,7 @@ class Games:
         rows = []
         for name in registry.names("games"):
             factory = registry.load("games", name)
-            about = (factory.__doc__ or "").strip().splitlines()[0]
+            about = (factory.__doc__ or "").strip().partition("\n")[0]
             rows.append({"name": name, "about": about, "optimum": factory().optimum})
         followers = registry.names("followers")
         if self.json:
@@ -128,9 +131,9 @@ class Solve:
         from stackelberg.progress import counting_bar
         from stackelberg.search import solve
 
-        for name in ("restarts", "steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} >= 1", f"{getattr(self, name)}", "use the default")
+        for name, least in (("restarts", 1), ("steps", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} >= {least}", f"{getattr(self, name)}", "use the default")
         game = registry.make_game(self.game, self.game_option)
         game.require_tables()
         leader = registry.load("leaders", "spread")(
@@ -164,8 +167,9 @@ class Solve:
 def _sentence(summary: dict[str, Any], out: Path) -> str:
     leader, regret = summary["leader_return"], summary["regret"]
     known = "" if regret is None else f", optimum {summary['optimum']:.6g}, regret {regret:.2g}"
+    spread = "" if leader["ci95"] is None else f" +- {leader['ci95']:.2g}"
     return (
-        f"leader return {leader['mean']:.6g} +- {leader['ci95']:.2g} "
+        f"leader return {leader['mean']:.6g}{spread} "
         f"(exact {leader['exact']:.6g}{known}); written to {out}"
     )
 
@@ -182,12 +186,27 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _parse(arguments).run()
     except InputError as error:
-        print(f"stackelberg: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stackelberg: interrupted; go on with --resume", file=sys.stderr)
+        return _refuse(error)
+    except ArithmeticError as error:
+        if type(error) is not ArithmeticError:
+            raise  # a slip in a user's own code
+        return _refuse(
+            InputError(
+                "rewards and a temperature that floating point can relate",
+                str(error),
+                "scale the rewards down or raise the temperature",
+            )
+        )
+    except KeyboardInterrupt as stop:
+        when = f" {stop}; --resume goes on" if stop.args else ""
+        print(f"stackelberg: interrupted{when}", file=sys.stderr)
         return 130
     return 0
+
+
+def _refuse(error: InputError) -> int:
+    print(f"stackelberg: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
 
 
 def _parse(arguments: list[str] | None) -> Any:
@@ -208,9 +227,18 @@ def _parse(arguments: list[str] | None) -> Any:
         lines = [line.strip("╭╮╰╯│ ") for line in said.getvalue().splitlines()]
         lines = [line for line in lines[1:] if line]
         rule = next((i for i, line in enumerate(lines) if set(line) == {"─"}), len(lines))
-        raise InputError(
-            "a command as `stackelberg --help` shows it", " ".join(lines[:rule]), "mend it"
+        raise _own_error(stop) or InputError(
+            "a command as `stackelberg --help` shows it",
+            " ".join(lines[:rule]).rstrip("."),
+            "ask the command itself by --help",
         ) from None
+
+
+def _own_error(error: BaseException | None) -> InputError | None:
+    """The InputError behind an error, where there is one."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__context__
+    return error
 
 
 if __name__ == "__main__":

@@ -34,8 +34,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type in (int, "int | None", int | None) and value is not None and value < 1:
-                raise InputError(f"{field.name} >= 1", f"{value}", "give a positive integer")
+            if field.type not in (int, int | None) or (value is None and field.type is not int):
+                continue
+            if type(value) is not int or value < 1:
+                raise InputError(f"{field.name}: an integer >= 1", f"{value!r}", "give a count")
         if not 0 < self.radius <= self.max_radius < float("inf"):
             raise InputError(
                 "0 < radius <= max_radius",

@@ -182,8 +182,9 @@ class Coordinator:
         scale = evidence.true_critics.leader_state_value.abs().amax(-1).clamp(min=1.0)
         if all((inner(part, part).sqrt() <= ROUNDING * scale).all() for part in true):
             warnings.warn(
-                "the leader's exact hypergradient is 0 at the start: nothing it does changes its "
-                "return; check that rewards or transitions depend on its moves",
+                "the leader's exact hypergradient is 0 at the start: no small change of its moves "
+                "changes its return; check that rewards or transitions depend on them, or start "
+                "from another leader",
                 stacklevel=4,
             )
         elif not any(part.any() for part in gradient):

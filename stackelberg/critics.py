@@ -72,8 +72,7 @@ class TabularMemory:
         if commitment.design is not None:
             leader_reward, follower_reward = true.leader_reward, true.follower_reward
             if true.transition.requires_grad:
-                known = true.transition.detach()
-                transition = transition * true.transition / torch.where(known > 0, known, 1.0)
+                transition = _reweighted(transition, true)
         return replace(
             true,
             transition=transition,
@@ -98,6 +97,26 @@ def _any_design(game: Game) -> Tensor | None:
         return None
     assert isinstance(game.leader_space, spaces.Box)
     return torch.as_tensor(game.leader_space.low, dtype=torch.float64)[None]
+
+
+def _reweighted(frequency: Tensor, true: TabularModel) -> Tensor:
+    """Frequencies times likelihood ratios, normalised over all outcomes of (s,a,b), endings too.
+
+    Normalising changes no value; it subtracts from every score its mean over what was seen, so that
+    the derivative of sum_s' P v(s') depends on differences of v alone, not on its level.
+    """
+    moved = frequency * _ratio(true.transition)
+    over = 1 - frequency.sum(-1)
+    if true.ending is not None:
+        over = over * _ratio(true.ending.sum(-1))
+    total = moved.sum(-1) + over
+    return moved / torch.where(total > 0, total, 1.0).unsqueeze(-1)
+
+
+def _ratio(chance: Tensor) -> Tensor:
+    """chance / its own value: 1, with the derivative of log chance; 0 where it is 0."""
+    known = chance.detach()
+    return chance / torch.where(known > 0, known, 1.0)
 
 
 def means(sums: Tensor, visits: Tensor) -> Tensor:

@@ -42,9 +42,7 @@ def draw_learning_curves(
     save(panels[0].figure, path)
 
 
-def draw_states(
-    path: str | Path, game: Game, panels: Sequence[tuple[str, np.ndarray]]
-) -> None:
+def draw_states(path: str | Path, game: Game, panels: Sequence[tuple[str, np.ndarray]]) -> None:
     """One number per state in each panel, drawn as the game draws itself.
 
     Args:

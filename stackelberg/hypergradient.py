@@ -24,6 +24,7 @@ the one-scan form and the expected trace are this project's; on expected traces 
 van Hasselt et al., arXiv:2007.01839.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -37,25 +38,51 @@ from stackelberg.exact import (
 )
 from stackelberg.model import TabularModel
 
+BLOCK = 64  # steps that a long scan takes at once; a short one takes four times as many
+
 # ---------------------------------------------------------------- from samples
 
 
-def linear_scan(decay: Tensor, drive: Tensor) -> Tensor:
-    """y_k = decay_k y_{k-1} + drive_k along the last dimension, y_{-1} = 0.
+def decaying_sum(drive: Tensor, decay: float) -> Tensor:
+    """y_k = decay y_{k-1} + drive_k along the last dimension, y_{-1} = 0.
 
-    Recursive doubling: log2(T) passes over whole tensors, no loop over time, no division.
+    Blocks of steps at once by a triangular matrix, the blocks' ends by the same recursion: no
+    loop over time, no division, linear in T.
 
     Args:
-        decay, drive: [..., T].
+        drive: [..., T]. decay: in [0, 1].
     """
     length = drive.shape[-1]
-    value, factor, reach = drive, decay, 1
-    while reach < length:
-        earlier = torch.nn.functional.pad(value[..., :-reach], (reach, 0))
-        value = value + factor * earlier
-        factor = factor * torch.nn.functional.pad(factor[..., :-reach], (reach, 0))
-        reach *= 2
-    return value
+    if length <= 4 * BLOCK:
+        return drive @ _powers(decay, length).to(drive)
+    blocks = -(-length // BLOCK)
+    padded = torch.nn.functional.pad(drive, (0, blocks * BLOCK - length))
+    powers = _powers(decay, BLOCK).to(drive)
+    inside = padded.unflatten(-1, (blocks, BLOCK)) @ powers
+    ends = decaying_sum(inside[..., -1], decay**BLOCK)
+    before = torch.nn.functional.pad(ends[..., :-1], (1, 0)).unsqueeze(-1)
+    return (inside + before * (decay * powers[0])).flatten(-2)[..., :length]
+
+
+@lru_cache(maxsize=64)
+def _powers(decay: float, length: int) -> Tensor:
+    """[length, length]: decay^(k - j) where j <= k, else 0."""
+    lag = torch.arange(length) - torch.arange(length).unsqueeze(-1)
+    return torch.where(lag >= 0, decay ** lag.clamp(min=0).double(), 0.0)
+
+
+def restarting_sum(drive: Tensor, time: Tensor, decay: float) -> Tensor:
+    """`decaying_sum` that starts anew wherever `time` is 0.
+
+    Args:
+        drive: [..., T]. time: step within the episode [..., T]; 0 starts a new one. decay: in [0, 1].
+    """
+    total = decaying_sum(drive, decay)
+    if (time[..., 1:] != 0).all():
+        return total
+    start = torch.arange(time.shape[-1], device=time.device) - time  # of the episode
+    earlier = total.gather(-1, (start - 1).clamp(min=0))  # what came before is taken off again
+    return torch.where(start > 0, total - decay ** (time + 1).to(drive) * earlier, total)
 
 
 def inclusive_benefit_trace(
@@ -66,8 +93,7 @@ def inclusive_benefit_trace(
     Args:
         benefit: delta_k [..., T]. time: step within the episode [..., T]; 0 starts a new one.
     """
-    decay = follower_discount * (time != 0).to(benefit.dtype)
-    return linear_scan(decay, leader_discount ** time.to(benefit.dtype) * benefit)
+    return restarting_sum(leader_discount ** time.to(benefit) * benefit, time, follower_discount)
 
 
 def benefit_trace(
@@ -80,9 +106,8 @@ def benefit_trace(
     Args:
         benefit: delta_k [..., T]. time: step within the episode [..., T]; 0 starts a new one.
     """
-    trace = inclusive_benefit_trace(benefit, time, leader_discount, follower_discount)
-    arrived = follower_discount * torch.nn.functional.pad(trace[..., :-1], (1, 0))
-    return torch.where(time == 0, torch.zeros_like(arrived), arrived)
+    drive = leader_discount ** time.to(benefit) * benefit
+    return restarting_sum(drive, time, follower_discount) - drive
 
 
 def stackelberg_advantage(
@@ -100,7 +125,8 @@ def stackelberg_advantage(
             does not see a_k, q_F(s,a,b) - E_f q_F(s,.,b) with the inclusive trace.
         trace: the benefit trace, sampled or expected. discount_weight: gamma_L^k.
     """
-    return discount_weight * leader_advantage + trace * follower_advantage / temperature
+    direct = discount_weight * leader_advantage
+    return torch.addcmul(direct, trace, follower_advantage, value=1 / temperature)
 
 
 def policy_surrogate(log_prob: Tensor, advantage: Tensor, episodes: Tensor) -> Tensor:

@@ -25,16 +25,21 @@ def progress_bar(title: str, iterations: int, optimum: float | None = None) -> I
         TimeElapsedColumn(),
         TextColumn("{task.fields[value]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=iterations, value="")
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(title, total=iterations, value="")
 
-        def report(row: dict[str, Any]) -> None:
-            value = row["leader_objective"]
-            mean = sum(value) / len(value) if isinstance(value, list) else value
-            text = f"leader return {mean:.4g}{goal}"
-            bar.update(task, completed=row["iteration"] + 1, value=text)
+    def report(row: dict[str, Any]) -> None:
+        bar.start()  # with the first row: a run that cannot start says so and nothing else
+        value = row["leader_objective"]
+        mean = sum(value) / len(value) if isinstance(value, list) else value
+        text = f"leader return {mean:.4g}{goal}"
+        bar.update(task, completed=row["iteration"] + 1, value=text)
 
+    try:
         yield report
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 @contextmanager
@@ -49,10 +54,15 @@ def counting_bar(title: str, hidden: bool) -> Iterator[Callable[[int, int, float
         TimeElapsedColumn(),
         TextColumn("{task.fields[value]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
-        task = bar.add_task(title, value="")
+    bar = Progress(*columns, console=Console(stderr=True), disable=hidden)
+    task = bar.add_task(title, value="")
 
-        def report(step: int, total: int, value: float) -> None:
-            bar.update(task, completed=step + 1, total=total, value=f"best {value:.6g}")
+    def report(step: int, total: int, value: float) -> None:
+        bar.start()
+        bar.update(task, completed=step + 1, total=total, value=f"best {value:.6g}")
 
+    try:
         yield report
+    finally:
+        if bar.live.is_started:
+            bar.stop()

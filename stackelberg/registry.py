@@ -1,14 +1,17 @@
-"""Games, leaders and followers by name: entry points of installed packages, or a user's own file."""
+"""Games, leaders and followers by name: entry points of packages, or a user's own file."""
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
 import json
+import sys
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union
 
 from stackelberg.errors import InputError
 
@@ -48,7 +51,7 @@ def make_game(reference: str, options: Sequence[str] = ()) -> Any:
     if not isinstance(game, Game):
         raise InputError(
             f"a factory '{reference}' that returns a stackelberg Game",
-            f"{type(game).__name__}",
+            f"the class {game.__name__}" if isinstance(game, type) else type(game).__name__,
             "return a games.tabular.TabularGame or TabularDesign, or a subclass of Game",
         )
     return game
@@ -62,20 +65,14 @@ def make_follower(name: str, options: Sequence[str] = ()) -> Any:
 def _own(reference: str) -> Callable[..., Any]:
     """The factory in a user's file or module."""
     place, _, attribute = reference.rpartition(":")
+    path = Path(place)
+    if path.suffix == ".py" and not path.is_file():
+        raise InputError("an existing file", f"{place}", "check the path")
     try:
-        if place.endswith(".py"):
-            path = Path(place)
-            if not path.is_file():
-                raise InputError("an existing file", f"{place}", "check the path")
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
+        module = _file(path) if path.suffix == ".py" else _module(place)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"a module that can be imported from '{place}'",
             f"{type(error).__name__}: {error}",
@@ -83,7 +80,8 @@ def _own(reference: str) -> Callable[..., Any]:
         ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
-        public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        own = module.__name__
+        public = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == own]
         raise InputError(
             f"a function '{attribute}' in {place}",
             f"these: {', '.join(public) or 'none'}",
@@ -92,17 +90,52 @@ def _own(reference: str) -> Callable[..., Any]:
     return typing.cast(Callable[..., Any], factory)
 
 
+def _file(path: Path) -> types.ModuleType:
+    """The module in a file, under a name that hides no other; it may import its neighbours."""
+    _search_also(path.parent)
+    spec = importlib.util.spec_from_file_location(f"_own_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their own module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _module(name: str) -> types.ModuleType:
+    """An installed module or one in the current directory."""
+    _search_also(Path())
+    return importlib.import_module(name)
+
+
+def _search_also(folder: Path) -> None:
+    if (place := str(folder.resolve())) not in sys.path:
+        sys.path.append(place)
+
+
 def _call(
     what: str, factory: Callable[..., Any], options: Sequence[str], more: Sequence[Any]
 ) -> Any:
-    """Call a factory with KEY=VALUE options, read by the types of its parameters."""
-    known = _parameters(factory, more)
+    """Call a factory with KEY=VALUE options, read by the types of its parameters.
+
+    A parameter that takes a dataclass of settings stands for the fields of that dataclass.
+    """
+    known = dict(_parameters(factory, more))
+    settings = {name: kind for name in known if (kind := _dataclass(known[name]))}
+    fields = {name: typing.get_type_hints(kind) for name, kind in settings.items()}
+    for name, own in fields.items():
+        del known[name]
+        known |= own
     given = dict(_parse(what, option, known) for option in options)
     try:
+        for name, own in fields.items():
+            chosen = {key: given.pop(key) for key in own if key in given}
+            if chosen:
+                given[name] = settings[name](**chosen)
         return factory(**given)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{what} to return what it makes",
             f"{type(error).__name__}: {error}",
@@ -116,7 +149,7 @@ def _parameters(factory: Callable[..., Any], more: Sequence[Any]) -> Mapping[str
     pending = [factory, *more]
     for i, function in enumerate(pending):
         try:
-            signature = inspect.signature(function)
+            signature = _signature(function)
         except (TypeError, ValueError):
             continue
         for name, parameter in signature.parameters.items():
@@ -127,6 +160,21 @@ def _parameters(factory: Callable[..., Any], more: Sequence[Any]) -> Mapping[str
             break
     found.pop("self", None)
     return found
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function, eval_str=True)
+    except NameError:  # a type that was imported for the type checker alone
+        return inspect.signature(function)
+
+
+def _dataclass(kind: Any) -> type | None:
+    """The dataclass that an annotation names, itself or as one of several."""
+    for one in typing.get_args(kind) or (kind,):
+        if isinstance(one, type) and dataclasses.is_dataclass(one):
+            return one
+    return None
 
 
 def _parse(what: str, option: str, known: Mapping[str, Any]) -> tuple[str, Any]:
@@ -142,17 +190,54 @@ def _parse(what: str, option: str, known: Mapping[str, Any]) -> tuple[str, Any]:
     return key, _value(key, text, known[key])
 
 
-def _value(key: str, text: str, annotation: Any) -> Any:
-    """The text as JSON where it is JSON, checked against a plain type, else as it stands."""
+def _value(key: str, text: str, kind: Any) -> Any:
+    """The text as a value of the annotated type."""
     try:
         value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
     except ValueError:
         value = text
-    if annotation is str:
+    try:
+        return _fit(value, text, kind)
+    except (TypeError, OverflowError) as error:
+        raise InputError(
+            f"{key}: {inspect.formatannotation(kind)}", f"'{text}'", "give a value of that type"
+        ) from error
+
+
+def _fit(value: Any, text: str, kind: Any) -> Any:
+    """What was read, JSON or else text, as `kind`. Raises TypeError if it is none."""
+    origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin is str:
         return text
-    plain = {bool: (bool,), int: (int,), float: (int, float)}.get(annotation)
-    if plain is None:
-        return value
-    if not isinstance(value, plain) or (isinstance(value, bool) and annotation is not bool):
-        raise InputError(f"{key}: {annotation.__name__}", f"'{text}'", "give a value of that type")
-    return annotation(value)
+    if origin in (Union, types.UnionType):
+        return _first(value, text, sorted(inner, key=lambda one: one is str))
+    if origin is Literal:
+        found = [one for one in inner if text == str(one) or value is one]
+    elif origin in (list, tuple, Sequence):
+        parts = inner[:1] or (Any,)
+        items = value if isinstance(value, list) else None
+        found = [] if items is None else [[_fit(v, _text(v), parts[0]) for v in items]]
+        found = [tuple(one) for one in found] if origin is tuple else found
+    elif origin is float:
+        found = [float(value)] if type(value) in (int, float) else []
+    elif origin in (bool, int, dict, types.NoneType):
+        found = [value] if type(value) is origin else []
+    else:
+        return value  # no plain type: the factory will judge
+    if not found:
+        raise TypeError(f"{text} is no {kind}")
+    return found[0]
+
+
+def _first(value: Any, text: str, kinds: Sequence[Any]) -> Any:
+    """As the first of the kinds that fits."""
+    for kind in kinds:
+        try:
+            return _fit(value, text, kind)
+        except TypeError:
+            continue
+    raise TypeError(f"{text} is none of {kinds}")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

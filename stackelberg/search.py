@@ -105,6 +105,7 @@ def solve(
     Raises:
         InputError: if the game has no tables.
     """
+    game.require_tables()
     best = _Best(leader)
     _widen(leader)
     total = 2 * steps + polish

@@ -20,8 +20,8 @@ class TrustRegion:
 
     A hypergradient's direction can be trusted more than its size: where the follower's response is
     flat the objective is nearly flat, then falls off a cliff. So each step goes along the gradient
-    until KL(old || new) = radius, never beyond; the radius doubles while the next gradient still points along the
-    step just made and is quartered when it points back.
+    until KL(old || new) = radius, never beyond; the radius doubles while the next gradient still
+    points along the step just made and is quartered when it points back.
 
     Args:
         parameters: of the leader, each with leading dimension M.

@@ -104,11 +104,21 @@ def test_memory_is_saved_and_loaded():
     commitment = commitment_of(game)
     memory, other = TabularMemory(game, LEADERS), TabularMemory(game, LEADERS)
     memory.update(seen_in(game, commitment))
+    other.update(seen_in(game, commitment, 2))
+    before = other.model(commitment).transition
     other.load({name: table.clone() for name, table in memory.state().items()})
-    memory.update(seen_in(game, commitment, 1))
-    other.update(seen_in(game, commitment, 1))
+    assert not torch.equal(other.model(commitment).transition, before)
+    for seed in (1, 3):  # the model is that of the present counts after every change of them
+        assert torch.equal(other.model(commitment).transition, memory.model(commitment).transition)
+        memory.update(seen_in(game, commitment, seed))
+        other.update(seen_in(game, commitment, seed))
     for name, table in memory.state().items():
         assert torch.equal(table, other.state()[name])
+    fresh = TabularMemory(game, LEADERS)
+    fresh.load(memory.state())
+    for name in ("transition", "leader_reward", "follower_reward", "initial"):
+        ours, theirs = (getattr(m.model(commitment), name) for m in (memory, fresh))
+        assert torch.equal(ours, theirs)
 
 
 def test_counts_start_anew_where_a_design_moves_the_transition():
@@ -153,6 +163,7 @@ def test_model_of_exhaustive_data_is_the_true_one(kind, termination):
         found = getattr(learned, name)
         torch.testing.assert_close(found, getattr(true, name).expand_as(found))
     assert learned.follower_observes_action == true.follower_observes_action
+    assert learned.ending is None  # the rows' missing mass says it
     value = exact.objective(learned, commitment.policy)
     torch.testing.assert_close(value, exact.objective(true, commitment.policy))
 

@@ -1,0 +1,143 @@
+"""The search for the leader's optimum against known optima and brute force."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from strategies import Recipe, random_design_game, random_game
+
+from agents.leaders import spread_leader
+from games import discrete_toy, matrix
+from games.tabular import TabularDesign
+from stackelberg import exact
+from stackelberg.coordinator import single_thread
+from stackelberg.errors import InputError
+from stackelberg.game import Budget, Game, Step
+from stackelberg.search import solve
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with single_thread():
+        yield
+
+
+def found(game: Game, restarts: int = 32, seed: int = 0, **options: Any):
+    return solve(game, spread_leader(game, range(seed, seed + restarts)), **options)
+
+
+@pytest.mark.parametrize(("bonus", "optimum"), [(1.0, 34.99264127975), (2.0, 39.94021106)])
+def test_the_optima_of_discrete_toy(bonus, optimum):
+    solution = found(discrete_toy.game(bonus))
+    assert solution.value == pytest.approx(optimum, abs=1e-6)
+    assert solution.reached_by >= 28
+    policy = torch.tensor(solution.parameters, dtype=torch.float64)
+    assert exact.objective(discrete_toy.game(bonus).model(), policy[None]).item() == pytest.approx(
+        solution.value, abs=1e-9
+    )
+
+
+@pytest.mark.parametrize("observes", [True, False])
+@pytest.mark.parametrize("name", sorted(matrix.CLASSICS))
+def test_the_optima_of_matrix_games(name, observes):
+    game = matrix.game(name, follower_observes_action=observes)
+    assert found(game, steps=100).value == pytest.approx(game.optimum, abs=1e-5)
+
+
+@pytest.mark.parametrize("observes", [True, False])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_grid_point_beats_it(seed, observes):
+    """Two states with two actions each: a grid over both probabilities, then a finer one."""
+    game = random_game(Recipe(seed=seed, states=2, observes=observes, temperature=0.3))
+    solution = found(game, steps=100)
+    centre, width = np.array([0.5, 0.5]), 0.5
+    for _ in range(4):
+        axis = np.linspace(-width, width, 41)
+        grid = np.clip(centre + np.array(list(itertools.product(axis, axis))), 0, 1)
+        policy = torch.from_numpy(np.stack([grid, 1 - grid], -1))
+        value = exact.objective(game.model(), policy)
+        best, centre, width = value.max().item(), grid[value.argmax()], width / 10
+    assert solution.value == pytest.approx(best, abs=1e-4)
+    assert solution.value >= best - 1e-5
+
+
+def test_a_design_is_found():
+    game = random_design_game(Recipe(seed=1, dimension=1, temperature=0.3))
+    grid = torch.linspace(-1, 1, 4001, dtype=torch.float64)[:, None]
+    best = exact.objective(game.model(grid), torch.ones(4001, 3, 1, dtype=torch.float64)).max()
+    solution = found(game, steps=100)
+    assert solution.value == pytest.approx(best.item(), abs=1e-5)
+    assert len(solution.parameters) == 1
+    assert -1 <= solution.parameters[0] <= 1
+
+
+def test_a_budget_is_spent_where_it_pays():
+    """Paying 0.68 of 1 lifts the follower off the other action; more only costs the leader."""
+    game = TabularDesign(
+        Budget(2, 1.0),
+        np.ones((1, 2, 1)),
+        lambda x: torch.stack([2 - x.sum(-1), -x.sum(-1)], -1)[:, None, :],
+        lambda x: torch.stack([x[:, 0], 0.5 + x[:, 1]], -1)[:, None, :],
+        termination=1.0,
+        temperature=0.05,
+    )
+    spent = torch.linspace(0, 1, 10001, dtype=torch.float64)
+    taken = torch.sigmoid((spent - 0.5) / 0.05)
+    best, at = (2 * taken - spent).max(0)
+    solution = found(game)
+    assert solution.value == pytest.approx(best.item(), abs=2e-4)  # shares near 0 move slowly
+    assert solution.parameters == pytest.approx([spent[at].item(), 0.0], abs=1e-2)
+
+
+def test_one_seed_one_answer():
+    game = random_game(Recipe(seed=5))
+    one, two, other = (found(game, 8, seed, steps=30, polish=10) for seed in (0, 0, 50))
+    assert one == two
+    assert one.values != other.values
+    assert other.value == pytest.approx(one.value, abs=1e-3)
+
+
+def test_one_restart_is_enough_where_there_is_one_hill():
+    solution = found(discrete_toy.game(), 1)
+    assert solution.value == pytest.approx(discrete_toy.OPTIMA[1.0], abs=1e-6)
+    assert solution.reached_by == 1
+    assert len(solution.values) == 1
+
+
+def test_progress_rises_and_ends():
+    calls: list[tuple] = []
+    game = random_game(Recipe())
+    solution = found(game, 4, steps=10, polish=5, report=lambda *arguments: calls.append(arguments))
+    steps, totals, values = zip(*calls, strict=True)
+    assert steps == tuple(range(25))
+    assert set(totals) == {25}
+    assert list(values) == sorted(values)
+    assert solution.value >= values[-1]
+    assert solution.values == sorted(solution.values, reverse=True)
+
+
+def test_a_game_without_tables_is_an_error():
+    class Loose(Game):
+        def __init__(self) -> None:
+            super().__init__()
+            toy = discrete_toy.game()
+            self.leader_space, self.follower_space = toy.leader_space, toy.follower_space
+            self.observation_space = toy.observation_space
+
+        def initial(self, n, generator):
+            return torch.zeros(n)
+
+        def step(self, state, leader_action, follower_action, generator):
+            return Step(state, state, state, state > 0)
+
+        def observe(self, state):
+            return state
+
+    game = Loose()
+    leader = spread_leader(game, (0,))
+    before = leader.logits.detach().clone()
+    with pytest.raises(InputError, match=r"expected a tabular game; got 'game'.*; give it as"):
+        solve(game, leader)
+    assert torch.equal(leader.logits, before)
