@@ -75,7 +75,8 @@ def restarting_sum(drive: Tensor, time: Tensor, decay: float) -> Tensor:
     """`decaying_sum` that starts anew wherever `time` is 0.
 
     Args:
-        drive: [..., T]. time: step within the episode [..., T]; 0 starts a new one. decay: in [0, 1].
+        drive: [..., T]. decay: in [0, 1].
+        time: step within the episode [..., T]; 0 starts a new one.
     """
     total = decaying_sum(drive, decay)
     if (time[..., 1:] != 0).all():
