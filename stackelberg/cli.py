@@ -73,7 +73,8 @@ class Train:
 
     def run(self) -> None:
         from stackelberg import registry
-        from stackelberg.coordinator import Coordinator, single_thread
+        from stackelberg.coordinator import Coordinator
+        from stackelberg.process import single_thread
         from stackelberg.progress import progress_bar, silent
 
         if self.seed < 0:
@@ -127,7 +128,7 @@ class Solve:
 
     def run(self) -> None:
         from stackelberg import registry
-        from stackelberg.coordinator import single_thread
+        from stackelberg.process import single_thread
         from stackelberg.progress import counting_bar
         from stackelberg.search import solve
 

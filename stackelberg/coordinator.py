@@ -1,11 +1,7 @@
 """The one training loop: the follower best-responds, both play, the leader takes one step."""
 
-import contextlib
-import signal
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stackelberg import exact
 from stackelberg.config import TrainConfig
 from stackelberg.critics import TabularMemory
 from stackelberg.errors import InputError
-from stackelberg.estimators import Evidence, estimator, exact_oracle
+from stackelberg.estimators import Estimator, Evidence, estimator, exact_oracle
 from stackelberg.game import Game
+from stackelberg.process import interrupts, single_thread
 from stackelberg.progress import Report, silent
-from stackelberg.rollout import Trajectories, play
+from stackelberg.rollout import play
 from stackelberg.run_directory import RunDirectory
-from stackelberg.summary import evaluation_horizon, interval, versions
-from stackelberg.trust_region import TrustRegion, inner
+from stackelberg.summary import (
+    ROUNDING,
+    evaluation,
+    evaluation_horizon,
+    iteration_row,
+    plain,
+    versions,
+    warn_without_influence,
+)
+from stackelberg.trust_region import TrustRegion, norm
 from stackelberg.types import Commitment, Follower, Leader, Response, commit
 
-ROUNDING = 1e-9  # of direct plus indirect term: where they cancel this far, nothing is left
 FOLLOWER, PLAY, EVALUATION = 1, 2, 3  # what a stream of random numbers is for
 
 
@@ -84,7 +87,7 @@ class Coordinator:
             )
         if resume and out is None:
             raise InputError("an output folder to resume", "none", "pass out")
-        self._surrogates = estimator(self.config.estimator)
+        self._estimator = estimator(self.config.estimator)
         self._commitment()  # the leader fits the game, or this says why not
         known = {"game": game.name, "game_options": None, "follower": follower.name}
         self.label = known | (label or {})
@@ -115,7 +118,7 @@ class Coordinator:
             KeyboardInterrupt: on Ctrl-C, after the running iteration and its checkpoint.
             InputError: if rewards are so large that the hypergradient is not finite.
         """
-        with single_thread(), _interrupts() as interrupted:
+        with single_thread(), interrupts() as interrupted:
             try:
                 while self.iteration < self.config.iterations:
                     row = self._iterate()
@@ -154,45 +157,28 @@ class Coordinator:
             trajectories=seen,
             memory=self.memory,
         )
-        direct, indirect = self._gradients(evidence)
+        direct, indirect = self._gradients(self._estimator, evidence)
         if self.iteration == 0:
-            self._warn_without_influence(evidence, [*direct, *indirect])
+            true = [part for parts in self._gradients(exact_oracle, evidence) for part in parts]
+            warn_without_influence(evidence, [*direct, *indirect], true)
         gradient = [a + b for a, b in zip(direct, indirect, strict=True)]
-        floor = ROUNDING * (inner(direct, direct).sqrt() + inner(indirect, indirect).sqrt())
+        floor = ROUNDING * (norm(direct) + norm(indirect))
         self.region.step(gradient, lambda: self.leader.position(self._everywhere), floor)
         self.steps["leader"] += seen.steps
         self.steps["follower"] += response.steps
-        row = {"iteration": self.iteration}
-        row |= self._measure(evidence, direct, indirect)
+        row = {"iteration": self.iteration} | iteration_row(evidence, direct, indirect)
+        row |= {"radius": plain(self.region.radius)}
+        row |= {f"{who}_steps": count for who, count in self.steps.items()}
         self.iteration += 1
         elapsed = time.perf_counter() - began
         self.seconds += elapsed
         return row | {"seconds": elapsed}
 
-    def _gradients(self, evidence: Evidence) -> tuple[list[Tensor], list[Tensor]]:
+    def _gradients(self, by: Estimator, evidence: Evidence) -> tuple[list[Tensor], list[Tensor]]:
         """Direct and indirect part of the hypergradient, a tensor per parameter of the leader."""
-        surrogates = self._surrogates(evidence, commit(self.game, self.leader))
+        surrogates = by(evidence, commit(self.game, self.leader))
         direct, indirect = (_gradient(s, self.region.parameters) for s in surrogates)
         return direct, indirect
-
-    def _warn_without_influence(self, evidence: Evidence, gradient: list[Tensor]) -> None:
-        """Warn of a leader that cannot improve: by the true model, or by what it has seen."""
-        surrogates = exact_oracle(evidence, commit(self.game, self.leader))
-        true = [_gradient(s, self.region.parameters) for s in surrogates]
-        scale = evidence.true_critics.leader_state_value.abs().amax(-1).clamp(min=1.0)
-        if all((inner(part, part).sqrt() <= ROUNDING * scale).all() for part in true):
-            warnings.warn(
-                "the leader's exact hypergradient is 0 at the start: no small change of its moves "
-                "changes its return; check that rewards or transitions depend on them, or start "
-                "from another leader",
-                stacklevel=4,
-            )
-        elif not any(part.any() for part in gradient):
-            warnings.warn(
-                f"the leader's hypergradient by '{self.config.estimator}' is exactly 0: in what it "
-                "has seen, nothing it does changes its return; play longer or in more streams",
-                stacklevel=4,
-            )
 
     def _commitment(self) -> Commitment:
         with torch.no_grad():
@@ -208,45 +194,6 @@ class Coordinator:
 
     # ------------------------------------------------------------ measuring
 
-    @torch.no_grad()
-    def _measure(
-        self, evidence: Evidence, direct: list[Tensor], indirect: list[Tensor]
-    ) -> dict[str, Any]:
-        """One row of metrics.
-
-        `leader_return` and `follower_return` are of the sampled episodes, cut by the time limit;
-        `leader_estimate` is what the leader believes its objective to be; `leader_objective` and
-        `follower_gap` read the true model and are for the eye only.
-        """
-        commitment, response, seen = evidence.commitment, evidence.response, evidence.trajectories
-        model = self.game.model(commitment.design)
-        value = exact.leader_values(model, commitment.policy, response.behaviour)
-        gap = response.gap
-        if gap is None:
-            gap = exact.follower_gap(model, commitment.policy, response.behaviour)
-        direct_norm, indirect_norm = inner(direct, direct).sqrt(), inner(indirect, indirect).sqrt()
-        product = direct_norm * indirect_norm
-        entropy = torch.special.entr(commitment.policy).sum(-1).mean(-1)
-        games = self.game
-        row = {
-            "leader_return": seen.first_returns(seen.leader_reward, games.leader_discount).mean(-1),
-            "follower_return": seen.first_returns(
-                seen.follower_reward, games.follower_discount
-            ).mean(-1),
-            "leader_estimate": evidence.critics.objective,
-            "leader_objective": (model.initial * value).sum(-1),
-            "follower_gap": gap,
-            "direct_norm": direct_norm,
-            "indirect_norm": indirect_norm,
-            "cosine": inner(direct, indirect) / torch.where(product > 0, product, 1.0),
-            "entropy": entropy,
-            "radius": self.region.radius,
-        }
-        return {name: _plain(column) for name, column in row.items()} | {
-            "leader_steps": self.steps["leader"],
-            "follower_steps": self.steps["follower"],
-        }
-
     def _conclude(self) -> Result:
         """Evaluate the final leader against the follower's final response and write the summary."""
         commitment = self._commitment()
@@ -261,36 +208,22 @@ class Coordinator:
             generators=self._generators(EVALUATION),
             horizon=horizon,
         )
-        summary = self.label | self._outcome(commitment, response, seen, horizon)
+        summary = (
+            self.label
+            | {
+                "estimator": self.config.estimator,
+                "access": self.config.access,
+                "seed": self.seeds[0] if len(self.seeds) == 1 else list(self.seeds),
+                "outer_iterations": self.iteration,
+                "env_steps": dict(self.steps),
+                "wall_seconds": self.seconds,
+            }
+            | evaluation(self.game, commitment, response, seen, horizon)
+            | {"versions": versions()}
+        )
         if self.directory is not None:
             self.directory.summarise(summary)
         return Result(self.leader, response, self.metrics, summary)
-
-    @torch.no_grad()
-    def _outcome(
-        self, commitment: Commitment, response: Response, seen: Trajectories, horizon: int
-    ) -> dict[str, Any]:
-        game = self.game
-        model = game.model(commitment.design)
-        value = exact.objective(model, commitment.policy)
-        gap = exact.follower_gap(model, commitment.policy, response.behaviour)
-        seeds = list(self.seeds)
-        leader = seen.first_returns(seen.leader_reward, game.leader_discount)
-        follower = seen.first_returns(seen.follower_reward, game.follower_discount)
-        return {
-            "estimator": self.config.estimator,
-            "access": self.config.access,
-            "seed": seeds[0] if len(seeds) == 1 else seeds,
-            "outer_iterations": self.iteration,
-            "env_steps": dict(self.steps),
-            "wall_seconds": self.seconds,
-            "leader_return": interval(leader, horizon) | {"exact": _plain(value)},
-            "follower_return": interval(follower, horizon),
-            "optimum": game.optimum,
-            "regret": None if game.optimum is None else _plain(game.optimum - value),
-            "follower_gap": _plain(gap),
-            "versions": versions(),
-        }
 
     # ------------------------------------------------------------ checkpoints
 
@@ -346,41 +279,3 @@ def _gradient(surrogate: Tensor, parameters: list[Any]) -> list[Tensor]:
         return [torch.zeros_like(p) for p in parameters]
     found = torch.autograd.grad(surrogate.sum(), parameters, retain_graph=True, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-
-
-def _plain(column: Tensor) -> float | list[float]:
-    """A number for one leader, a list for many."""
-    values: list[float] = column.tolist()
-    return values[0] if len(values) == 1 else values
-
-
-@contextlib.contextmanager
-def single_thread() -> Iterator[None]:
-    """One torch thread inside: for networks and tables this small, more are far slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Tells whether Ctrl-C was pressed; a second one is not held back."""
-    pressed = False
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def remember(*_: Any) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -82,6 +82,11 @@ def visitation(model: TabularModel, policy: Tensor, response: Tensor) -> Tensor:
     )
 
 
+def leader_return(model: TabularModel, policy: Tensor, response: Tensor) -> Tensor:
+    """sum_s mu(s) V_L(s) under f and g: [M]."""
+    return (model.initial * leader_values(model, policy, response)).sum(-1)
+
+
 @torch.no_grad()
 def best_response(
     model: TabularModel,
@@ -158,7 +163,7 @@ def objective(model: TabularModel, policy: Tensor, start: Tensor | None = None) 
     hypergradient of any parametrisation of the policy or the model.
     """
     response = attached_best_response(model, policy, start)
-    return (model.initial * leader_values(model, policy, response.policy)).sum(-1)
+    return leader_return(model, policy, response.policy)
 
 
 @torch.no_grad()

@@ -1,17 +1,100 @@
-"""What a summary says: returns with their confidence, versions."""
+"""What a run says of itself: a row per outer iteration, a summary at its end, warnings."""
 
 import math
+import warnings
 from importlib import metadata
 from typing import Any
 
+import torch
 from scipy import stats
 from torch import Tensor
 
+from stackelberg import exact
+from stackelberg.estimators import Evidence
 from stackelberg.game import Game
+from stackelberg.rollout import Trajectories
+from stackelberg.trust_region import inner, norm
+from stackelberg.types import Commitment, Response
+
+ROUNDING = 1e-9  # of direct plus indirect term: where they cancel this far, nothing is left
 
 NEGLIGIBLE = 1e-4  # what is left of a discounted return when an evaluation episode is cut
 LONGEST = 20_000  # steps of an evaluation episode; reached from discounts of 0.9995 on
 PACKAGES = ("stackelberg", "torch", "numpy", "pettingzoo", "tianshou")
+
+
+@torch.no_grad()
+def iteration_row(
+    evidence: Evidence, direct: list[Tensor], indirect: list[Tensor]
+) -> dict[str, Any]:
+    """What one outer iteration is measured by; numbers for one leader, lists for many.
+
+    `leader_return` and `follower_return` are of the sampled episodes, cut by the time limit;
+    `leader_estimate` is what the leader believes its objective to be; `leader_objective` and
+    `follower_gap` read the true model and are for the eye only.
+    """
+    game, commitment, seen = evidence.game, evidence.commitment, evidence.trajectories
+    model, g = game.model(commitment.design), evidence.response.behaviour
+    gap = evidence.response.gap
+    product = norm(direct) * norm(indirect)
+    columns = {
+        "leader_return": seen.first_returns(seen.leader_reward, game.leader_discount).mean(-1),
+        "follower_return": seen.first_returns(seen.follower_reward, game.follower_discount).mean(
+            -1
+        ),
+        "leader_estimate": evidence.critics.objective,
+        "leader_objective": exact.leader_return(model, commitment.policy, g),
+        "follower_gap": exact.follower_gap(model, commitment.policy, g) if gap is None else gap,
+        "direct_norm": norm(direct),
+        "indirect_norm": norm(indirect),
+        "cosine": inner(direct, indirect) / torch.where(product > 0, product, 1.0),
+        "entropy": torch.special.entr(commitment.policy).sum(-1).mean(-1),
+    }
+    return {name: plain(column) for name, column in columns.items()}
+
+
+@torch.no_grad()
+def evaluation(
+    game: Game, commitment: Commitment, response: Response, seen: Trajectories, horizon: int
+) -> dict[str, Any]:
+    """Returns of the final leader in fresh episodes, and its regret.
+
+    The regret is that of the leader: optimum less its exact objective against the exact best
+    response, whatever the follower's gap.
+    """
+    model = game.model(commitment.design)
+    value = exact.objective(model, commitment.policy)
+    leader = seen.first_returns(seen.leader_reward, game.leader_discount)
+    follower = seen.first_returns(seen.follower_reward, game.follower_discount)
+    return {
+        "leader_return": interval(leader, horizon) | {"exact": plain(value)},
+        "follower_return": interval(follower, horizon),
+        "optimum": game.optimum,
+        "regret": None if game.optimum is None else plain(game.optimum - value),
+        "follower_gap": plain(exact.follower_gap(model, commitment.policy, response.behaviour)),
+    }
+
+
+def warn_without_influence(evidence: Evidence, found: list[Tensor], true: list[Tensor]) -> None:
+    """Warn of a leader that cannot improve: by the true model, or by what it has seen.
+
+    Args:
+        found, true: the estimated and the exact hypergradient, a tensor per parameter and term.
+    """
+    scale = evidence.true_critics.leader_state_value.abs().amax(-1).clamp(min=1.0)
+    if all((norm([part]) <= ROUNDING * scale).all() for part in true):
+        warnings.warn(
+            "the leader's exact hypergradient is 0 at the start: no small change of its moves "
+            "changes its return; check that rewards or transitions depend on them, or start "
+            "from another leader",
+            stacklevel=4,
+        )
+    elif not any(part.any() for part in found):
+        warnings.warn(
+            "the leader's estimated hypergradient is exactly 0: in what it has seen, nothing it "
+            "does changes its return; play longer or in more streams",
+            stacklevel=4,
+        )
 
 
 def evaluation_horizon(game: Game) -> int:
@@ -50,3 +133,9 @@ def interval(returns: Tensor, horizon: int) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of what results depend on."""
     return {name: metadata.version(name) for name in PACKAGES}
+
+
+def plain(column: Tensor) -> float | list[float]:
+    """A number for one leader, a list for many."""
+    values: list[float] = column.tolist()
+    return values[0] if len(values) == 1 else values

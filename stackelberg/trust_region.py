@@ -132,6 +132,11 @@ def inner(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     return torch.stack(products).sum(0)
 
 
+def norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Euclidean norms [M] of a list of tensors [M, ...]."""
+    return inner(tensors, tensors).sqrt()
+
+
 def scale(tensor: Tensor, factor: Tensor) -> Tensor:
     """tensor [M, ...] times factor [M]."""
     return tensor * factor.view(-1, *[1] * (tensor.dim() - 1))

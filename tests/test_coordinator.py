@@ -19,7 +19,7 @@ from agents.soft_q import SoftQConfig, SoftQFollower
 from games import discrete_toy, matrix
 from games.tabular import TabularDesign, TabularGame
 from stackelberg import Budget, Coordinator, InputError, TrainConfig, exact
-from stackelberg.coordinator import single_thread
+from stackelberg.process import single_thread
 from stackelberg.types import commit
 
 pytestmark = pytest.mark.filterwarnings("ignore:the leader's hypergradient by")

@@ -9,8 +9,8 @@ from strategies import Recipe, random_game
 from agents.exact import ExactFollower
 from games import discrete_toy
 from stackelberg import exact
-from stackelberg.coordinator import single_thread
 from stackelberg.errors import InputError
+from stackelberg.process import single_thread
 from stackelberg.types import Commitment
 
 

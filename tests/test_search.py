@@ -12,9 +12,9 @@ from agents.leaders import spread_leader
 from games import discrete_toy, matrix
 from games.tabular import TabularDesign
 from stackelberg import exact
-from stackelberg.coordinator import single_thread
 from stackelberg.errors import InputError
 from stackelberg.game import Budget, Game, Step
+from stackelberg.process import single_thread
 from stackelberg.search import solve
 
 

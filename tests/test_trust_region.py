@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.leaders import BoxDesign, MLPCategorical, SoftmaxBudget, TabularSoftmax
-from stackelberg.coordinator import single_thread
 from stackelberg.errors import InputError
 from stackelberg.game import Budget
+from stackelberg.process import single_thread
 from stackelberg.trust_region import LONGEST, SMALLEST, TrustRegion, divergence, inner, scale
 
 
