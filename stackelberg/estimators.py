@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stackelberg import exact, hypergradient
+from stackelberg.exact import expected_next
 from stackelberg.critics import TabularMemory, believed_response
 from stackelberg.errors import InputError
 from stackelberg.game import Game
@@ -146,8 +147,11 @@ def _sampled_design(evidence: Evidence, commitment: Commitment) -> tuple[Tensor,
     )
     log_transition = torch.zeros_like(benefit)
     if model.transition.requires_grad:
-        reached = model.transition[(*index, seen.next_state)]
-        log_transition = torch.where(seen.terminated, 1.0, reached).log()
+        outcome = (*index, seen.next_state)
+        reached = model.transition[outcome]
+        if model.ending is not None:
+            reached = torch.where(seen.terminated, model.ending[outcome], reached)
+        log_transition = reached.log()
     surrogates = []
     for reward, value, weight, discount in (
         (
@@ -165,6 +169,7 @@ def _sampled_design(evidence: Evidence, commitment: Commitment) -> tuple[Tensor,
     ):
         paid = reward.expand(critics.response.shape)[index]
         arrived = torch.where(seen.terminated, 0.0, value[m, seen.next_state])
+        arrived = arrived - expected_next(model.detach(), value)[index]  # no bias, less noise
         surrogates.append(
             hypergradient.design_surrogate(
                 paid, log_transition, arrived, weight, discount, seen.episodes

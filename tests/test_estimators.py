@@ -234,10 +234,11 @@ def defined_for_designs(sample: Sample, point: Tensor, i: int, steps: list) -> t
         later = game.leader_discount * critics.leader_state_value[i]
         own = game.follower_discount * critics.follower_state_value[i]
         gain, pay = model.leader_reward[0, s, a, b], model.follower_reward[0, s, a, b]
-        if k + 1 < len(steps):
-            after = seen.next_state[i, 0, k]
-            log_chance = model.transition[0, s, a, b, after].log()
-            gain, pay = gain + log_chance * later[after], pay + log_chance * own[after]
+        after, ended = seen.next_state[i, 0, k], bool(seen.terminated[i, 0, k])
+        table = model.ending if ended else model.transition
+        log_chance, chance = table[0, s, a, b, after].log(), model.transition[0, s, a, b].detach()
+        gain = gain + log_chance * (later[after] * (not ended) - chance @ later)
+        pay = pay + log_chance * (own[after] * (not ended) - chance @ own)
         direct = direct + game.leader_discount**k * gain
         indirect = indirect + inclusive[k] / game.temperature * pay
     return gradient(direct, x)[0].numpy(), gradient(indirect, x)[0].numpy()
@@ -395,7 +396,8 @@ def test_a_baseline_takes_noise():
         game = random_design_game(recipe)
         point = random_designs(game, 1, seed)[0]
         sample = sampled(game, point, batches=100, streams=3, steps=100, seed=seed)
-        ratios.append(with_baseline(sample).var(0).sum() / both(sample).var(0).sum())
+        bare = with_baseline(sample, torch.zeros_like(conditional_means(sample)))
+        ratios.append(both(sample).var(0).sum() / bare.var(0).sum())
     assert np.median(ratios) < 0.5
 
 
