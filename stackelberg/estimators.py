@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from stackelberg import exact, hypergradient
-from stackelberg.exact import expected_next
 from stackelberg.critics import TabularMemory, believed_response
 from stackelberg.errors import InputError
+from stackelberg.exact import expected_next
 from stackelberg.game import Game
 from stackelberg.hypergradient import Critics
 from stackelberg.model import TabularModel
