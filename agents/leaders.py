@@ -19,6 +19,12 @@ def normal(seeds: Sequence[int], *shape: int, std: float = 1.0) -> Tensor:
     return torch.from_numpy(np.stack(rows))
 
 
+def _count(seeds: Sequence[int]) -> int:
+    if not len(seeds):
+        raise InputError("one seed per leader", "none", "give at least one, for example (0,)")
+    return len(seeds)
+
+
 class TabularSoftmax(nn.Module):
     """f(a|s) = softmax of one logit per state and action.
 
@@ -32,7 +38,8 @@ class TabularSoftmax(nn.Module):
         self, states: int, actions: int, seeds: Sequence[int] = (0,), std: float = 0.0
     ) -> None:
         super().__init__()
-        self.count = len(seeds)
+        self.count = _count(seeds)
+        self.rows = states
         self.logits = nn.Parameter(normal(seeds, states, actions, std=std))
 
     def log_policy(self, observation: Tensor) -> Tensor:
@@ -61,7 +68,8 @@ class MLPCategorical(nn.Module):
         seeds: Sequence[int] = (0,),
     ) -> None:
         super().__init__()
-        self.count = len(seeds)
+        self.count = _count(seeds)
+        self.rows = 1
         widths = [inputs, *hidden, actions]
         layers = []
         draws = [np.random.default_rng([seed, 0]) for seed in seeds]
@@ -97,7 +105,8 @@ class SoftmaxBudget(nn.Module):
 
     def __init__(self, space: Budget, seeds: Sequence[int] = (0,), std: float = 0.01) -> None:
         super().__init__()
-        self.count = len(seeds)
+        self.count = _count(seeds)
+        self.rows = 1
         self.total = space.total
         self.x = nn.Parameter(normal(seeds, space.shape[0] + 1, std=std))
 
@@ -122,7 +131,8 @@ class BoxDesign(nn.Module):
 
     def __init__(self, space: spaces.Box, seeds: Sequence[int] = (0,), std: float = 0.01) -> None:
         super().__init__()
-        self.count = len(seeds)
+        self.count = _count(seeds)
+        self.rows = space.shape[0]
         low = torch.as_tensor(space.low, dtype=torch.float64)
         self.register_buffer("low", low)
         self.register_buffer("width", torch.as_tensor(space.high, dtype=torch.float64) - low)

@@ -25,17 +25,18 @@ from stackelberg.types import Commitment, Response
 class SoftQConfig:
     """Settings of the soft Q-learning follower."""
 
-    copies: int = 64  # episodes that run side by side
-    capacity: int = 262_144  # transitions kept; the oldest give way
-    first_steps: int = 262_144  # most environment steps of a call that finds no experience to use
-    later_steps: int = 16_384  # most environment steps of a call that does
+    copies: int = 64  # episodes that run side by side in the first round; later ones take more
+    capacity: int = 1_048_576  # transitions kept; the oldest give way
+    first_steps: int = 1_048_576  # most environment steps of the first call
+    afresh_steps: int = 131_072  # of a later one that cannot use earlier experience, only Q
+    later_steps: int = 16_384  # of a later one that can
     learning_rate: float = 0.7  # in (0, 1]; 1 would swing for ever where states alternate
     updates: int = 300  # most updates in one fit
     residual: float = 0.002  # a fit ends when no mean TD error exceeds it, in temperatures
-    uncertainty: float = 0.01  # collecting ends when all response probabilities are known so well
+    uncertainty: float = 0.03  # collecting ends when 3 standard errors change no g(b|x) by more
 
     def __post_init__(self) -> None:
-        for name in ("copies", "capacity", "first_steps", "later_steps", "updates"):
+        for name in ("copies", "capacity", "first_steps", "afresh_steps", "later_steps", "updates"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} >= 1", f"{getattr(self, name)}", "give a positive count")
         if not 0 < self.learning_rate <= 1:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from agents.soft_q import SoftQConfig
 
 _FIELDS = ("obs", "act", "rew", "terminated", "truncated", "obs_next")
+_ERRORS = 3.0  # standard errors by which Q may be off before a response counts as unknown
+_POOLED = 4.0  # samples that the spread over all entries counts for in that of each
 
 
 class Learner:
@@ -35,7 +37,7 @@ class Learner:
         self.shape, self.config, self.temperature = shape, config, game.temperature
         self.keeps_experience = game.leader_moves == "every step" and game.follower_observes_action
         self.algorithm = _algorithm(game, shape, config.learning_rate)
-        self.buffer = ReplayBuffer(config.capacity)
+        self.buffer = ReplayBuffer(1)  # empty; stored experience brings its own size
 
     def train(self, play: InducedMDP, policy: Tensor) -> int:
         """Best-respond to f(a|s) [S, A]; returns the environment steps taken."""
@@ -44,16 +46,20 @@ class Learner:
         config, algorithm = self.config, self.algorithm
         algorithm.mixing = policy if self.shape[1] > 1 else torch.ones_like(policy[:, :1])
         algorithm.policy.generator = play.generator
-        budget = config.later_steps if len(self.buffer) else config.first_steps
-        steps, length = 0, play.game.horizon  # a first round takes in whole episodes
+        budget = config.later_steps if len(self.buffer) else config.afresh_steps
+        if not algorithm.policy.model.relative.any():  # never trained
+            budget = config.first_steps
+        steps, horizon = 0, play.game.horizon
         while steps < budget:
-            length = min(length, -(-(budget - steps) // play.copies))
+            length = min(horizon, -(-(budget - steps) // play.copies))
             self._collect(play, length)
             self._fit()
             steps += length * play.copies
             if algorithm.uncertainty(self.buffer) <= config.uncertainty:
                 break
-            length = steps // play.copies  # then as much again: few fits, whatever the budget
+            # Then as much again, in more copies: few fits and few calls, whatever the budget.
+            copies = max(config.copies, min(steps, budget - steps) // horizon)
+            play = InducedMDP(play.game, play.leader, copies, play.generator)
         return steps
 
     def _collect(self, play: InducedMDP, length: int) -> None:
@@ -72,19 +78,19 @@ class Learner:
         self._store([np.concatenate(column) for column in zip(*rows, strict=True)])
 
     def _store(self, columns: list[np.ndarray]) -> None:
-        """Append transitions, several times faster than one by one."""
-        columns = [column[-self.config.capacity :] for column in columns]
-        x, action, reward, terminated, truncated, arrived = columns
-        fresh = ReplayBuffer.from_data(
-            obs=x,
-            act=action,
-            rew=reward,
-            terminated=terminated,
-            truncated=truncated,
-            done=terminated | truncated,
-            obs_next=arrived,
-        )
-        self.buffer.update(fresh)
+        """Append transitions; the oldest give way. Faster than Tianshou's loop over them."""
+        if len(self.buffer):
+            kept = self.buffer[:]
+            columns = [
+                np.concatenate([kept[name], column])
+                for name, column in zip(_FIELDS, columns, strict=True)
+            ]
+        stored = {
+            name: column[-self.config.capacity :]
+            for name, column in zip(_FIELDS, columns, strict=True)
+        }
+        done = stored["terminated"] | stored["truncated"]
+        self.buffer = ReplayBuffer.from_data(**stored, done=done)
 
     def _fit(self) -> None:
         """Update on all experience until the Bellman residual is small."""
@@ -105,21 +111,14 @@ class Learner:
         if self.keeps_experience and len(self.buffer):
             kept = self.buffer[:]  # oldest first
             saved |= {f"buffer.{name}": torch.from_numpy(np.array(kept[name])) for name in _FIELDS}
-            saved["buffer.end"] = torch.tensor(self.buffer.last_index[0])
         return saved
 
     def load(self, saved: dict[str, Tensor]) -> None:
         """Take up a saved state."""
         names = self.algorithm.policy.state_dict()
         self.algorithm.policy.load_state_dict({name: saved[name] for name in names})
-        if "buffer.obs" not in saved:
-            return
-        columns = [saved[f"buffer.{name}"].numpy() for name in _FIELDS]
-        if len(columns[0]) == self.config.capacity:
-            # Fill the slots before the oldest one, so that everything returns to its old slot:
-            # sums over the buffer then round as they did.
-            self._store([column[: int(saved["buffer.end"]) + 1] for column in columns])
-        self._store(columns)
+        if "buffer.obs" in saved:
+            self._store([saved[f"buffer.{name}"].numpy() for name in _FIELDS])
 
 
 class RelativeTable(nn.Module):
@@ -158,24 +157,53 @@ def level_step(error: Tensor, weight: Tensor) -> Tensor:
 
 
 def response_error(
-    squares: Tensor, count: Tensor, policy: Tensor, mixing: Tensor, temperature: float
+    squares: Tensor, moves: Tensor, count: Tensor, q: Tensor, mixing: Tensor, temperature: float
 ) -> Tensor:
-    """Largest standard error of a response probability, estimated from the spread of TD errors.
+    """Largest change of a response probability g(b|x) while Q stays within three standard errors.
 
-    dg(b) = g(b) (1 - g(b)) dQ(b) / beta. dQ^2 is the squared standard error of the mean target
-    plus that of the next state's value, for which the worst state's stands in: noise in one
-    state's value moves the choice in the states before it.
+    g(b) is the logistic function of the gap c = Q(b) / beta - log sum_{b' != b} exp(Q(b') / beta).
+    Its change under a shift of c is bounded, not differentiated: where noise makes g(b) ~ 1 for
+    the wrong b the derivative vanishes, but a shift that would turn the choice is seen.
+
+    The noise e of the mean targets, independent between entries, has passed into the values by
+    dv = E_fg[e + gamma P dv], and c moves by that of Q = e + gamma P dv on both sides of the gap.
+    All of this is taken on the empirical model, to first order in e. An entry seen a few times may
+    show no spread at all, so the spread over all entries counts for a few samples more.
     Infinite while an action at a visited observation has fewer than two samples.
 
     Args:
-        squares: summed squared TD errors [X, B]. count: samples [X, B]. policy: g [X, B].
-        mixing: f(a|s) [S, K], where X = S K.
+        squares: summed squared TD errors [X, B]. moves: gamma P(s'|x, b) [X, B, S], without what
+            ended. count: samples [X, B]. q: Q [X, B]. mixing: f(a|s) [S, K], where X = S K.
     """
-    variance = squares / (count * (count - 1)).clamp(min=1)  # [X, B] of the mean
-    arriving = (policy * variance.sqrt()).sum(-1).view_as(mixing)  # [S, K]
-    arriving = (mixing * arriving).sum(-1).max()
-    error = policy * (1 - policy) * (variance + arriving**2).sqrt() / temperature
-    return error.masked_fill(count < 2, float("inf"))[count.sum(-1) > 0].max()
+    (rows, actions), states = q.shape, len(mixing)
+    pooled = squares.sum() / (count - 1).clamp(min=0).sum().clamp(min=1)
+    freedom = (count - 1).clamp(min=0)
+    variance = (squares + _POOLED * pooled) / (freedom + _POOLED) / count.clamp(min=1)
+
+    # What the noise does to the values: dv = back @ E_fg[e].
+    weight = mixing.reshape(-1, 1) * torch.softmax(q / temperature, -1)  # [X, B]
+    kernel = (weight.unsqueeze(-1) * moves).view(states, -1, states).sum(1)
+    back = torch.linalg.inv(torch.eye(states, dtype=q.dtype) - kernel)
+    drawn = (weight**2 * variance).view(states, -1).sum(-1)  # variance of E_fg[e]
+    covariance = back * drawn @ back.T  # of dv
+
+    # What it does to the gaps: own noise, that of the values, and what they have in common.
+    itself = torch.eye(actions, dtype=torch.bool)
+    others = (q / temperature).unsqueeze(1).expand(rows, actions, actions)
+    others = others.masked_fill(itself, -float("inf"))  # [X, b, b']
+    sides = itself.to(q) - torch.softmax(others, -1).nan_to_num()
+    ahead = sides @ moves  # [X, B, S]
+    state = torch.arange(rows) // mixing.shape[1]
+    shared = (ahead * back.T[state].unsqueeze(1)).sum(-1) * (
+        sides @ (variance * weight).unsqueeze(-1)
+    ).squeeze(-1)
+    own = (sides**2 @ variance.unsqueeze(-1)).squeeze(-1)
+    spread = own + ((ahead @ covariance) * ahead).sum(-1) + 2 * shared
+
+    gap = (q / temperature - torch.logsumexp(others, -1)).abs()
+    shift = _ERRORS * spread.clamp(min=0).sqrt() / temperature
+    change = torch.sigmoid(shift - gap) - torch.sigmoid(-gap)  # towards 1/2: the larger one
+    return change.masked_fill(count < 2, float("inf"))[count.sum(-1) > 0].max()
 
 
 class BoltzmannPolicy(DiscreteQLearningPolicy):
@@ -250,9 +278,12 @@ class SoftQLearning(DQN):
         q = self.policy.model.table().detach()
         fitted = q[torch.from_numpy(batch.obs), torch.from_numpy(batch.act)]
         count, (squares,) = self._sums(batch, (batch.returns - fitted) ** 2)
+        states = len(self.mixing)
+        arrivals = (batch.obs * q.shape[1] + batch.act) * states + batch.obs_next
+        moves = np.bincount(arrivals, ~batch.terminated, q.numel() * states)
+        kernel = torch.from_numpy(moves).view(*q.shape, states) / count.clamp(min=1).unsqueeze(-1)
         beta = self.policy.temperature
-        policy = torch.softmax(q / beta, -1)
-        return response_error(squares, count, policy, self.mixing, beta).item()
+        return response_error(squares, self.gamma * kernel, count, q, self.mixing, beta).item()
 
     def _sums(self, batch: Any, *values: Any) -> tuple[Tensor, list[Tensor]]:
         """How often each entry (x, b) occurs, and the sums of `values` [n] over it: [X, B]."""

@@ -53,8 +53,8 @@ def game(
     defaults = {"horizon": 1} | settings
     made = TabularGame(
         np.ones((1, *leader.shape, 1)),
-        leader,
-        follower,
+        leader[None],
+        follower[None],
         termination=1.0,
         name="matrix",
         temperature=temperature,

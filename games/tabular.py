@@ -40,11 +40,12 @@ class TabularGame(_Tabular):
 
     Args:
         transition: P(s'|s,a,b) [S, A, B, S]; rows sum to 1.
-        leader_reward, follower_reward: r(s,a,b), any shape that broadcasts to [S, A, B].
+        leader_reward, follower_reward: r(s,a,b) [S, A, B], of size 1 where they do not depend on an
+            index; or one number.
         initial: distribution of the first state [S]; state 0 unless given.
-        termination: probability that the game ends with the transition (s,a,b,s'), any shape that
-            broadcasts to [S, A, B, S]: a vector [S] of 0 and 1 marks terminal states (play ends on
-            arrival), shape [S, 1, 1, 1] ends it on leaving s. Never unless given.
+        termination: probability that the game ends with the transition (s,a,b,s') [S, A, B, S]; a
+            vector [S] of 0 and 1 marks terminal states (play ends on arrival), shape [S, 1, 1, 1]
+            ends it on leaving s; or one number. Never unless given.
         settings: see `stackelberg.game.Game`.
 
     Raises:
@@ -109,7 +110,7 @@ class TabularDesign(_Tabular):
         design_space: a `gymnasium.spaces.Box` of shape (d,), or a `stackelberg.Budget`.
         transition: P(s'|s,b) [S, B, S]. leader_reward, follower_reward: r(s,b) [S, B].
         initial: distribution of the first state [S]; state 0 unless given.
-        termination: as for `TabularGame`, broadcast to [S, B, S].
+        termination: as for `TabularGame`: [S, B, S], a vector [S] or one number.
         simulated_transition: another P [S, B, S] that play follows while oracles and followers
             use `transition`; only to reproduce published mismatches.
         settings: see `stackelberg.game.Game`.
@@ -266,18 +267,24 @@ def _kernel(name: str, given: Array, form: str) -> Tensor:
 def _reward(name: str, given: Array, shape: tuple[int, ...]) -> Tensor:
     reward = _array(name, given)
     check_finite(name, reward)
-    return _broadcast(name, reward, shape)
+    return _broadcast(name, reward, shape, (0, len(shape)))
 
 
-def _broadcast(name: str, array: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _broadcast(
+    name: str, array: Tensor, shape: tuple[int, ...], dimensions: tuple[int, ...]
+) -> Tensor:
+    """The array in its whole shape, if it has one of the numbers of dimensions."""
     try:
-        return array.expand(shape).contiguous()
-    except RuntimeError as error:
-        raise InputError(
-            f"{name} of a shape that broadcasts to {list(shape)}",
-            f"shape {list(array.shape)}",
-            "insert dimensions of size 1 where it does not depend on an index",
-        ) from error
+        if array.dim() in dimensions:
+            return array.expand(shape).contiguous()
+    except RuntimeError:
+        pass
+    either = {0: "a number", 1: f"a vector [{shape[-1]}]", len(shape): f"shape {list(shape)}"}
+    raise InputError(
+        f"{name} of a shape that fits: {' or '.join(either[n] for n in dimensions)}",
+        f"shape {list(array.shape)}",
+        "insert dimensions of size 1 where it does not depend on an index",
+    )
 
 
 def _initial(given: Array | None, states: int) -> Tensor:
@@ -304,7 +311,7 @@ def _termination(given: Array | None, shape: tuple[int, ...]) -> Tensor | None:
             f"values from {termination.min().item():.6g} to {termination.max().item():.6g}",
             "mark terminal states with 1 and all others with 0",
         )
-    return _broadcast("termination", termination, shape)
+    return _broadcast("termination", termination, shape, (0, 1, len(shape)))
 
 
 def _design_space(space: spaces.Box) -> spaces.Box:

@@ -66,7 +66,7 @@ class Train:
     out: Path | None = None
     """Run directory, new or empty; runs/GAME unless given."""
     resume: bool = False
-    """Go on with the run in --out."""
+    """Go on with the run in --out, with its own options; only iterations may be others: more."""
     quiet: bool = False
     """No progress bar, nothing on stdout."""
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
@@ -90,7 +90,7 @@ class Train:
             "follower_options": dict(option.split("=", 1) for option in self.follower_option),
             "leader": self.leader,
         }
-        out = self.out or Path("runs") / game.name
+        out = self.folder(game)
         coordinator = Coordinator(
             game,
             leader,
@@ -107,6 +107,34 @@ class Train:
         with progress_bar(game.name, self.config.iterations, game.optimum) as report:
             summary = coordinator.run(report).summary
         print(_sentence(summary, out))
+
+    def folder(self, game: Any) -> Path:
+        """The run directory."""
+        return self.out or Path("runs") / game.name
+
+    def as_started(self) -> "Train":
+        """The command that started the run in the run directory."""
+        from stackelberg import registry
+        from stackelberg.run_directory import read_config
+
+        out = self.out or self.folder(registry.make_game(self.game, self.game_option))
+        there = read_config(out)
+        known = {field.name for field in dataclasses.fields(TrainConfig)}
+
+        def pairs(options: str) -> tuple[str, ...]:
+            return tuple(f"{key}={value}" for key, value in (there.get(options) or {}).items())
+
+        return dataclasses.replace(
+            self,
+            game_option=pairs("game_options"),
+            follower_option=pairs("follower_options"),
+            **{key: there[key] for key in ("leader", "follower") if key in there},
+            seed=there.get("seeds", [self.seed])[0],
+            config=TrainConfig(**{key: there[key] for key in known & there.keys()}),
+            out=out,
+            resume=False,  # flags are read again
+            quiet=False,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +213,7 @@ Command = (
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status is 0, 2 (wrong usage or input) or 130 (interrupted)."""
     try:
-        _parse(arguments).run()
+        _parse(sys.argv[1:] if arguments is None else arguments).run()
     except InputError as error:
         return _refuse(error)
     except ArithmeticError as error:
@@ -210,18 +238,25 @@ def _refuse(error: InputError) -> int:
     return 2
 
 
-def _parse(arguments: list[str] | None) -> Any:
-    """The command; wrong usage becomes one line instead of a box."""
+def _parse(arguments: list[str]) -> Any:
+    """The command. Where it resumes a run, that run's own options stand in for those not given."""
+    command = _read(
+        Command,
+        arguments,
+        prog="stackelberg",
+        description="Leader-follower (bi-level) reinforcement learning.",
+    )
+    if not (isinstance(command, Train) and command.resume):
+        return command
+    return _read(Train, arguments[1:], prog="stackelberg train", default=command.as_started())
+
+
+def _read(kind: Any, arguments: list[str], **options: Any) -> Any:
+    """An instance of the kind; wrong usage becomes one line instead of a box."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                Command,
-                prog="stackelberg",
-                description="Leader-follower (bi-level) reinforcement learning.",
-                args=arguments,
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
+            return tyro.cli(kind, args=arguments, config=(tyro.conf.FlagCreatePairsOff,), **options)
     except SystemExit as stop:
         if not stop.code:
             raise

@@ -48,3 +48,9 @@ class TrainConfig:
             raise InputError(
                 "access value, policy or trajectories", f"{self.access!r}", "choose one of them"
             )
+        if self.estimator == "exact" and self.access != "value":
+            raise InputError(
+                "access value beside the estimator exact, which reads the true model",
+                f"access {self.access}",
+                "leave access out, or use the estimator expected-trace",
+            )

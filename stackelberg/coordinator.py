@@ -15,6 +15,7 @@ from stackelberg.critics import TabularMemory
 from stackelberg.errors import InputError
 from stackelberg.estimators import Estimator, Evidence, estimator, exact_oracle
 from stackelberg.game import Game
+from stackelberg.identity import identity
 from stackelberg.process import interrupts, single_thread
 from stackelberg.progress import Report, silent
 from stackelberg.rollout import play
@@ -92,8 +93,9 @@ class Coordinator:
         known = {"game": game.name, "game_options": None, "follower": follower.name}
         self.label = known | (label or {})
         self.memory = TabularMemory(game, leader.count)
+        self._parameters = list(leader.parameters())
         self.region = TrustRegion(
-            list(leader.parameters()), self.config.radius, self.config.max_radius
+            self._parameters, self.config.radius, self.config.max_radius, leader.rows
         )
         self._everywhere = game.observe(torch.arange(game.observation_space.shape[0]))
         self.iteration, self.seconds = 0, 0.0
@@ -102,6 +104,7 @@ class Coordinator:
         self.directory = None
         if out is not None:
             settings = self.label | asdict(self.config) | {"seeds": list(self.seeds)}
+            settings |= identity(game, leader, follower)
             self.directory = RunDirectory(out, settings, resume)
             if resume:
                 self._restore()
@@ -167,7 +170,7 @@ class Coordinator:
         self.steps["leader"] += seen.steps
         self.steps["follower"] += response.steps
         row = {"iteration": self.iteration} | iteration_row(evidence, direct, indirect)
-        row |= {"radius": plain(self.region.radius)}
+        row |= {"radius": plain(self.region.largest)}
         row |= {f"{who}_steps": count for who, count in self.steps.items()}
         self.iteration += 1
         elapsed = time.perf_counter() - began
@@ -177,7 +180,7 @@ class Coordinator:
     def _gradients(self, by: Estimator, evidence: Evidence) -> tuple[list[Tensor], list[Tensor]]:
         """Direct and indirect part of the hypergradient, a tensor per parameter of the leader."""
         surrogates = by(evidence, commit(self.game, self.leader))
-        direct, indirect = (_gradient(s, self.region.parameters) for s in surrogates)
+        direct, indirect = (_gradient(s, self._parameters) for s in surrogates)
         return direct, indirect
 
     def _commitment(self) -> Commitment:
@@ -195,7 +198,10 @@ class Coordinator:
     # ------------------------------------------------------------ measuring
 
     def _conclude(self) -> Result:
-        """Evaluate the final leader against the follower's final response and write the summary."""
+        """Evaluate the final leader against the follower's final response and write the summary.
+
+        `env_steps` of training are per leader: M leaders took M times as many.
+        """
         commitment = self._commitment()
         response = self._respond(commitment)
         horizon = evaluation_horizon(self.game)

@@ -128,12 +128,11 @@ def _sampled_policy(evidence: Evidence, commitment: Commitment) -> tuple[Tensor,
         action_value = critics.follower_action_value
         average = (critics.policy.unsqueeze(-1) * action_value).sum(-2, keepdim=True)
         follower_advantage = (action_value - average)[m, s, a, b]
-    direct = weight * leader_advantage
-    indirect = trace * follower_advantage / game.temperature
-    return (
-        hypergradient.policy_surrogate(ratio, direct, seen.episodes),
-        hypergradient.policy_surrogate(ratio, indirect, seen.episodes),
+    advantage = hypergradient.stackelberg_advantage(
+        leader_advantage, follower_advantage, trace, weight, game.temperature
     )
+    direct = hypergradient.policy_surrogate(ratio, weight * leader_advantage, seen.episodes)
+    return direct, hypergradient.policy_surrogate(ratio, advantage, seen.episodes) - direct
 
 
 def _sampled_design(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
@@ -169,7 +168,8 @@ def _sampled_design(evidence: Evidence, commitment: Commitment) -> tuple[Tensor,
     ):
         paid = reward.expand(critics.response.shape)[index]
         arrived = torch.where(seen.terminated, 0.0, value[m, seen.next_state])
-        arrived = arrived - expected_next(model.detach(), value)[index]  # no bias, less noise
+        if model.transition.requires_grad:  # no bias, less noise
+            arrived = arrived - expected_next(model.detach(), value)[index]
         surrogates.append(
             hypergradient.design_surrogate(
                 paid, log_transition, arrived, weight, discount, seen.episodes

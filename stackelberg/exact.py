@@ -170,7 +170,9 @@ def objective(model: TabularModel, policy: Tensor, start: Tensor | None = None) 
 def follower_gap(model: TabularModel, policy: Tensor, response: Tensor) -> Tensor:
     """What the follower loses by `response` against its best response: [M], >= 0.
 
-    sum_s mu(s) [v*(s) - v_g(s)], in units of the follower's entropy-regularised return.
+    sum_s mu(s) [v*(s) - v_g(s)], in units of the follower's entropy-regularised return; rounding
+    that would make it negative is cut off.
     """
     best = best_response(model, policy).state_value
-    return (model.initial * (best - follower_values(model, policy, response))).sum(-1)
+    lost = best - follower_values(model, policy, response)
+    return (model.initial * lost).sum(-1).clamp(min=0.0)

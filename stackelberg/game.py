@@ -11,12 +11,15 @@ from torch import Tensor
 from stackelberg.errors import InputError
 from stackelberg.model import TabularModel, check_settings
 
+ROUNDING = 1e-5  # of its size, by which an action in single precision may leave its space
+
 
 class Budget(spaces.Box):
     """Non-negative spendings over `items` whose sum is at most `total`.
 
     A Box with one more rule, so whatever takes a Box takes it. Samples are uniform over the simplex
-    that the items and the unspent rest make.
+    that the items and the unspent rest make. What single precision cannot tell from the total is
+    no overspending.
     """
 
     def __init__(self, items: int, total: float, seed: int | None = None) -> None:
@@ -37,7 +40,9 @@ class Budget(spaces.Box):
         return self.total * shares[:-1]
 
     def contains(self, x: Any) -> bool:
-        return super().contains(x) and float(np.sum(x)) <= self.total * (1 + 1e-9)
+        floating = isinstance(x, np.ndarray) and x.dtype.kind == "f"
+        inside = super().contains(np.minimum(x, np.float64(self.total)) if floating else x)
+        return inside and float(np.sum(x, dtype=np.float64)) <= self.total * (1 + ROUNDING)
 
 
 class Step(NamedTuple):
@@ -92,11 +97,12 @@ class Game(ABC):
             follower_discount=follower_discount,
             temperature=temperature,
             horizon=horizon,
+            follower_observes_action=follower_observes_action,
         )
         self.leader_discount = float(leader_discount)
         self.follower_discount = float(follower_discount)
         self.temperature = float(temperature)
-        self.horizon = horizon
+        self.horizon = int(horizon)
         self.follower_observes_action = bool(follower_observes_action)
         self.optimum = optimum
 

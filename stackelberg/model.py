@@ -1,7 +1,9 @@
 """A two-player Markov game in arrays: what oracles and model-based critics compute on."""
 
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,9 +54,21 @@ class TabularModel:
 
 
 def check_settings(
-    *, leader_discount: float, follower_discount: float, temperature: float, horizon: int
+    *,
+    leader_discount: float,
+    follower_discount: float,
+    temperature: float,
+    horizon: int,
+    follower_observes_action: bool,
 ) -> None:
-    """Raise InputError unless the scalars that every game has are in their ranges."""
+    """Raise InputError unless the settings that every game has are in their ranges."""
+    for name, value in (
+        ("leader_discount", leader_discount),
+        ("follower_discount", follower_discount),
+        ("temperature", temperature),
+    ):
+        if not isinstance(value, Real):
+            raise InputError(f"{name}: a number", f"{value!r}", "give it as a float")
     for name, value in (
         ("leader_discount", leader_discount),
         ("follower_discount", follower_discount),
@@ -67,8 +81,12 @@ def check_settings(
             f"{temperature}",
             "use a small positive one, for example 0.01, for a nearly greedy follower",
         )
-    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
+    if isinstance(horizon, bool) or not isinstance(horizon, Integral) or horizon < 1:
         raise InputError("horizon: an integer >= 1", f"{horizon!r}", "give the steps per episode")
+    if not isinstance(follower_observes_action, (bool, np.bool_)):
+        raise InputError(
+            "follower_observes_action: True or False", f"{follower_observes_action!r}", "use a bool"
+        )
 
 
 def check_distribution(name: str, rows: Tensor, tolerance: float = 1e-8) -> None:

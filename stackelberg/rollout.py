@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stackelberg.game import Game
+from stackelberg.model import TabularModel
 from stackelberg.types import Commitment, Response
 
 
@@ -60,45 +61,61 @@ def play(
         generators: one for each leader; a leader's trajectories depend on its own alone.
         horizon: the time limit; the game's own unless given.
     """
-    limit = game.horizon if horizon is None else horizon
     model = game.simulated_model(commitment.design).detach()
     shape = (len(generators), model.states, model.leader_actions, model.follower_actions)
-    going = model.transition.expand(*shape, model.states)
-    ending = None if model.ending is None else model.ending.expand(going.shape)
-    weight = commitment.policy.detach().unsqueeze(-1) * response.behaviour
-    joint = weight.unsqueeze(-1) * (going if ending is None else going + ending)
-    chain = _Chain(joint.flatten(2).numpy(), _ending_share(going, ending))
-    noise = np.stack([g.random((4, steps, streams)) for g in generators], 2)  # [4, T, M, N]
-    starts = _invert(model.initial.expand(shape[:2]).numpy(), noise[0])
+    noise = np.stack([g.random((3, steps, streams)) for g in generators], 2)  # [3, T, M, N]
+    walk = _walk(
+        _chain(model, commitment, response),
+        _invert(model.initial.expand(shape[:2]).numpy(), noise[0]),
+        noise[1:],
+        game.horizon if horizon is None else horizon,
+    )
+    state, outcome, over, time = (
+        torch.from_numpy(part).movedim(0, -1).contiguous()
+        for part in walk  # [M, N, T]
+    )
+    pair, arrived = outcome // shape[1], outcome % shape[1]
+    index = (torch.arange(shape[0])[:, None, None], state, pair // shape[3], pair % shape[3])
+    return Trajectories(
+        state=state,
+        leader_action=index[2],
+        follower_action=index[3],
+        leader_reward=model.leader_reward.expand(shape)[index],
+        follower_reward=model.follower_reward.expand(shape)[index],
+        next_state=arrived,
+        terminated=over > 0,
+        time=time,
+    )
 
-    outcome = np.empty((steps, len(generators), streams), np.int64)
-    state, time, over = (np.empty_like(outcome) for _ in range(3))
+
+def _walk(
+    chain: "_Chain", starts: np.ndarray, noise: np.ndarray, limit: int
+) -> tuple[np.ndarray, ...]:
+    """States, outcomes, endings and clocks, each [T, M, N].
+
+    Args:
+        starts: [T, M, N], the state from which a stream begins should it begin anew at that time.
+        noise: [2, T, M, N] for the draws of outcomes and of endings. limit: of an episode's steps.
+    """
+    state, outcome, over, time = (np.empty(starts.shape, np.int64) for _ in range(4))
     now, clock = starts[0], np.zeros_like(starts[0])
-    for k in range(steps):
+    for k in range(len(starts)):
         state[k], time[k] = now, clock
-        outcome[k], arrived, over[k] = chain.step(now, noise[1, k], noise[2, k])
+        outcome[k], now, over[k] = chain.step(now, noise[0, k], noise[1, k])
         clock = clock + 1
         fresh = (over[k] > 0) | (clock >= limit)
-        if k + 1 < steps and fresh.any():
-            arrived, clock = np.where(fresh, starts[k + 1], arrived), np.where(fresh, 0, clock)
-        now = arrived
+        if k + 1 < len(starts) and fresh.any():
+            now, clock = np.where(fresh, starts[k + 1], now), np.where(fresh, 0, clock)
+    return state, outcome, over, time
 
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, 0, -1)))
 
-    leader_action, follower_action, next_state = np.unravel_index(outcome, shape[2:] + shape[1:2])
-    s, a, b = tensor(state), tensor(leader_action), tensor(follower_action)
-    leader = torch.arange(shape[0])[:, None, None]
-    return Trajectories(
-        state=s,
-        leader_action=a,
-        follower_action=b,
-        leader_reward=model.leader_reward.expand(shape)[leader, s, a, b],
-        follower_reward=model.follower_reward.expand(shape)[leader, s, a, b],
-        next_state=tensor(next_state),
-        terminated=tensor(over) > 0,
-        time=tensor(time),
-    )
+def _chain(model: TabularModel, commitment: Commitment, response: Response) -> "_Chain":
+    """The joint draw that model, leaders and followers make."""
+    weight = commitment.policy.detach().unsqueeze(-1) * response.behaviour  # [M, S, A, B]
+    going = model.transition.expand(*weight.shape, model.states)
+    ending = None if model.ending is None else model.ending.expand(going.shape)
+    joint = weight.unsqueeze(-1) * (going if ending is None else going + ending)
+    return _Chain(joint.flatten(2).numpy(), _ending_share(going, ending))
 
 
 class _Chain:

@@ -70,18 +70,16 @@ class RunDirectory:
             )
 
     def _check_same(self) -> None:
-        file = self.path / "config.json"
-        there = read_json(file, "a run to resume")
-        if not isinstance(there, dict):
-            raise InputError("a run to resume", f"{file} with {there!r}", "put the file back")
-        for key in sorted(self.config.keys() | there.keys()):
-            own, asked = there.get(key), self.config.get(key)
+        there, config = _flat(read_config(self.path)), _flat(self.config)
+        for key in {**config, **there}:
+            own: Any = there.get(key)
+            asked: Any = config.get(key)
             grows = key == "iterations" and _counts(own, asked) and asked > own
             if own != asked and not grows:
                 raise InputError(
                     f"the run's own {key} = {own!r}",
                     f"{asked!r}",
-                    "resume with the options it was started with (only iterations may grow)",
+                    "resume with what it was started with (only iterations may grow)",
                 )
 
     def _begin(self) -> None:
@@ -178,6 +176,15 @@ def read_json(path: Path, what: str) -> Any:
         raise InputError(what, f"{path.parent}", f"check the folder's name ({error})") from error
 
 
+def read_config(path: str | Path) -> dict[str, Any]:
+    """What a run was started with. Raises InputError if there is none to resume."""
+    file = Path(path) / "config.json"
+    there = read_json(file, "a run to resume")
+    if not isinstance(there, dict):
+        raise InputError("a run to resume", f"{file} with {there!r}", "put the file back")
+    return there
+
+
 def read_metrics(path: str | Path, count: int | None = None) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl, or its first `count`.
 
@@ -199,6 +206,14 @@ def read_metrics(path: str | Path, count: int | None = None) -> list[dict[str, A
             "put the file back or start anew",
         )
     return rows
+
+
+def _flat(config: dict[str, Any], head: str = "") -> dict[str, Any]:
+    """Settings inside settings by dotted names, so that an error can name the one that differs."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{head}{key}.") if isinstance(value, dict) else {head + key: value}
+    return found
 
 
 def _counts(*values: Any) -> bool:

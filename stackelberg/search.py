@@ -1,12 +1,16 @@
 """The leader's optimum in a tabular game, by exact ascent from many restarts in one batch."""
 
+import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from scipy import optimize
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from stackelberg import exact, hypergradient
 from stackelberg.game import Game
@@ -15,6 +19,7 @@ from stackelberg.types import Leader, commit
 
 SPREAD = 0.01, 4.0  # factors on the leader's initial parameters, from the first restart to the last
 WARM = 10.0  # how much warmer than the follower's own temperature a climb starts
+FINISHED = 4  # restarts that L-BFGS brings to the top of their hills
 RATE = 0.3  # Adam's first step
 SAME = 1e-4  # relative difference below which two restarts have reached the same value
 
@@ -76,6 +81,14 @@ class _Best:
             kept[better] = p[better]
 
     @torch.no_grad()
+    def replace(self, restart: int, value: float, parameters: Sequence[Tensor]) -> None:
+        """Take over one restart's parameters [1, ...] if they are better."""
+        if value > self.value[restart]:
+            self.value[restart] = value
+            for kept, p in zip(self.kept, parameters, strict=True):
+                kept[restart] = p[0]
+
+    @torch.no_grad()
     def restore(self) -> None:
         """Put the best parameters back."""
         for kept, p in zip(self.kept, self.parameters, strict=True):
@@ -94,8 +107,8 @@ def solve(
     Every restart climbs twice, once on the objective itself and once from ten times the follower's
     temperature, which smooths the landscape, cooling down to its own. It climbs by Adam, whose
     steps do not shrink where the objective is flat; its best point is then polished by trust-region
-    steps. Not a proof of optimality unless the objective is unimodal: `reached_by` says how many
-    restarts agree.
+    steps, the best few by L-BFGS. Not a proof of optimality unless the objective is unimodal:
+    `reached_by` says how many restarts agree.
 
     Args:
         game: tabular. leader: one row per restart, initialised N(0, 1); changed in place.
@@ -119,6 +132,8 @@ def solve(
     best.restore()
     for step in _polish(_Ascent(game, leader), best, polish):
         report(2 * steps + step, total, best.value.max().item())
+    for restart in best.value.argsort(descending=True)[:FINISHED].tolist():
+        best.replace(restart, *_finish(game, leader, best, restart))
     best.restore()
     with torch.no_grad():
         found = commit(game, leader)
@@ -155,7 +170,7 @@ def _climb(ascent: _Ascent, best: _Best, steps: int, warmth: float) -> Iterator[
 
 def _polish(ascent: _Ascent, best: _Best, steps: int) -> Iterator[int]:
     """Trust-region steps along the exact hypergradient, whose radius settles to the optimum."""
-    region = TrustRegion(ascent.parameters, radius=1e-4, limit=0.3)
+    region = TrustRegion(ascent.parameters, 1e-4, 0.3, ascent.leader.rows)
     everywhere = ascent.game.observe(torch.arange(ascent.game.observation_space.shape[0]))
     for step in range(steps):
         value, gradient = ascent()
@@ -163,3 +178,23 @@ def _polish(ascent: _Ascent, best: _Best, steps: int) -> Iterator[int]:
         region.step(gradient, lambda: ascent.leader.position(everywhere))
         yield step
     best.keep(ascent()[0])
+
+
+def _finish(game: Game, leader: Leader, best: _Best, restart: int) -> tuple[float, list[Tensor]]:
+    """One restart's best parameters, improved by L-BFGS, and their value."""
+    alone = copy.deepcopy(leader)
+    alone.count = 1
+    for p, kept in zip(alone.parameters(), best.kept, strict=True):
+        p.data = kept[[restart]].clone()
+    ascent = _Ascent(game, alone)
+
+    def downhill(x: np.ndarray) -> tuple[float, np.ndarray]:
+        vector_to_parameters(torch.from_numpy(x).to(ascent.parameters[0]), ascent.parameters)
+        value, gradient = ascent()
+        return -value.item(), -parameters_to_vector(gradient).double().numpy()
+
+    start = parameters_to_vector(ascent.parameters).detach().double().numpy()
+    options = {"maxiter": 200, "ftol": 1e-15, "gtol": 1e-10}
+    found = optimize.minimize(downhill, start, jac=True, method="L-BFGS-B", options=options)
+    value = -downhill(found.x)[0]
+    return value, [p.detach() for p in ascent.parameters]

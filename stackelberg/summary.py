@@ -31,7 +31,9 @@ def iteration_row(
 
     `leader_return` and `follower_return` are of the sampled episodes, cut by the time limit;
     `leader_estimate` is what the leader believes its objective to be; `leader_objective` and
-    `follower_gap` read the true model and are for the eye only.
+    `follower_gap` read the true model and are for the eye only. Both `leader_return` and
+    `leader_objective` are against the follower's present response, not its best one. `env_steps`
+    of the summary is the last row's `leader_steps` and `follower_steps`: so far, per leader.
     """
     game, commitment, seen = evidence.game, evidence.commitment, evidence.trajectories
     model, g = game.model(commitment.design), evidence.response.behaviour
@@ -59,15 +61,19 @@ def evaluation(
 ) -> dict[str, Any]:
     """Returns of the final leader in fresh episodes, and its regret.
 
-    The regret is that of the leader: optimum less its exact objective against the exact best
-    response, whatever the follower's gap.
+    Of the leader's return, `mean` is sampled against the follower's final response and
+    `against_response` is what it estimates, computed exactly; `exact` is the objective, against the
+    exact best response. The two differ as far as the follower has a gap. The regret is that of the
+    leader: optimum less `exact`, whatever the follower's gap.
     """
     model = game.model(commitment.design)
     value = exact.objective(model, commitment.policy)
+    met = exact.leader_return(model, commitment.policy, response.behaviour)
     leader = seen.first_returns(seen.leader_reward, game.leader_discount)
     follower = seen.first_returns(seen.follower_reward, game.follower_discount)
     return {
-        "leader_return": interval(leader, horizon) | {"exact": plain(value)},
+        "leader_return": interval(leader, horizon)
+        | {"exact": plain(value), "against_response": plain(met)},
         "follower_return": interval(follower, horizon),
         "optimum": game.optimum,
         "regret": None if game.optimum is None else plain(game.optimum - value),

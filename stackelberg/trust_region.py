@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from stackelberg.errors import InputError
 
 GROW, SHRINK = 2.0, 0.25  # of the radius: on while the gradient agrees with the last step, or not
-SMALLEST = 1e-10
+SMALLEST = 1e-6  # radius: where noise alone turns the gradient, still a step that leads on
 SLACK = 0.01  # how far from the radius, relative to it, a step may end
 CORRECTIONS = 4  # guesses of the length; after them any length that stays inside will do
 ATTEMPTS = 40  # to find one
-LONGEST = 10.0  # by which a parameter may change, where no length would reach the radius
+LONGEST = 3.0  # by which a parameter may change, where no length would reach the radius
 
 
 class TrustRegion:
@@ -23,17 +23,29 @@ class TrustRegion:
     until KL(old || new) = radius, never beyond; the radius doubles while the next gradient still
     points along the step just made and is quartered when it points back.
 
+    Where a leader's parameters fall into rows that act apart (the states of a table), every row has
+    a radius of its own, as every parameter has a step of its own in Rprop (Riedmiller and Braun,
+    1993): a cliff in one state does not hold the others back.
+
     Args:
         parameters: of the leader, each with leading dimension M.
         radius: first radius in nats. limit: largest.
+        rows: R, how many independent rows each parameter [M, R, ...] has; 1 if it has none.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], radius: float, limit: float) -> None:
-        self.parameters = list(parameters)
-        leaders = len(self.parameters[0])
-        self.radius = torch.full((leaders,), radius, dtype=torch.float64)
-        self.limit = limit
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], radius: float, limit: float, rows: int = 1
+    ) -> None:
+        self.rows, self.limit = rows, limit
+        units = len(parameters[0]) * rows
+        self.parameters = [p.detach().view(units, -1) for p in parameters]  # shares their memory
+        self.radius = torch.full((units,), radius, dtype=torch.float64)
         self.last = [torch.zeros_like(p, dtype=torch.float64) for p in self.parameters]
+
+    @property
+    def largest(self) -> Tensor:
+        """Every leader's largest radius, [M]."""
+        return self.radius.view(-1, self.rows).amax(1)
 
     @torch.no_grad()
     def step(
@@ -46,13 +58,17 @@ class TrustRegion:
 
         Args:
             gradient: of the objective, one tensor a parameter.
-            position: function of no arguments giving the leader's log-probabilities [M, n, K].
+            position: function of no arguments giving the leader's log-probabilities [M, n, K],
+                where n is a multiple of R.
             floor: a gradient no longer than this, [M] or one for all, is rounding error: stay.
 
         Raises:
             InputError: if the gradient is not finite; nothing has moved then.
         """
-        gradient = [g.to(torch.float64) for g in gradient]
+        units = len(self.radius)
+        gradient = [g.to(torch.float64).reshape(units, -1) for g in gradient]
+        if isinstance(floor, Tensor):
+            floor = floor.repeat_interleave(self.rows)
         norm = inner(gradient, gradient).sqrt()
         if not torch.isfinite(norm).all():
             raise InputError(
@@ -72,11 +88,15 @@ class TrustRegion:
             for p, origin, d in zip(self.parameters, start, direction, strict=True):
                 p.copy_(origin + scale(d, length))
 
-        before = position()
+        def placed() -> Tensor:
+            found = position()
+            return found.reshape(units, -1, found.shape[-1])
+
+        before = placed()
 
         def moved(length: Tensor) -> Tensor:
             place(length)
-            return divergence(before, position())
+            return divergence(before, placed())
 
         largest = torch.stack([d.abs().flatten(1).amax(1) for d in direction]).amax(0)
         longest = LONGEST / torch.where(moving, largest, 1.0)

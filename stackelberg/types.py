@@ -1,16 +1,17 @@
 """What the parts hand to each other: leaders, followers, commitments, responses."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from stackelberg.config import Access
 from stackelberg.errors import InputError
 from stackelberg.exact import SoftResponse
-from stackelberg.game import Game
+from stackelberg.game import ROUNDING, Budget, Game
 
 
 class Leader(Protocol):
@@ -20,6 +21,7 @@ class Leader(Protocol):
     """
 
     count: int
+    rows: int  # into which every parameter [M, rows, ...] falls, each acting apart; else 1
 
     def position(self, observation: Tensor) -> Tensor:
         """Log-probabilities [M, n, K] whose KL tells how far the leader moves in a step."""
@@ -59,7 +61,7 @@ def commit(game: Game, leader: Leader) -> Commitment:
     """The leader's commitment in a tabular game.
 
     Raises:
-        InputError: if the leader is not of the kind that the game asks for.
+        InputError: if the leader is not of the kind, or not of the size, that the game asks for.
     """
     states = game.observation_space.shape[0]
     if game.leader_moves == "once":
@@ -69,7 +71,9 @@ def commit(game: Game, leader: Leader) -> Commitment:
                 type(leader).__name__,
                 "use one with a method design(), for example agents.SoftmaxBudget",
             )
-        return Commitment(torch.ones(leader.count, states, 1, dtype=torch.float64), leader.design())
+        design = _fitting(game, leader, leader.design, game.leader_space.shape)
+        _check_inside(game, leader, design)
+        return Commitment(torch.ones(leader.count, states, 1, dtype=torch.float64), design)
     if not isinstance(leader, PolicyLeader):
         raise InputError(
             f"a policy leader for '{game.name}', where the leader moves at every step",
@@ -77,7 +81,42 @@ def commit(game: Game, leader: Leader) -> Commitment:
             "use one with a method log_policy(), for example agents.TabularSoftmax",
         )
     everywhere = game.observe(torch.arange(states))
-    return Commitment(leader.log_policy(everywhere).exp(), None)
+    shape = states, game.model().leader_actions
+    return Commitment(
+        _fitting(game, leader, lambda: leader.log_policy(everywhere), shape).exp(), None
+    )
+
+
+def _fitting(
+    game: Game, leader: Leader, make: Callable[[], Tensor], shape: tuple[int, ...] | None
+) -> Tensor:
+    """What the leader makes, if its shape is [M, *shape]."""
+    expected = f"a leader that fits '{game.name}': per leader, shape {list(shape or ())}"
+    what = "make it for this game, for example by agents.leaders.default_leader"
+    try:
+        made = make()
+    except RuntimeError as error:  # torch's, of shapes that do not go together
+        raise InputError(expected, type(leader).__name__, f"{what} ({error})") from error
+    if made.shape[1:] != shape:
+        raise InputError(expected, f"shape {list(made.shape[1:])}", what)
+    return made
+
+
+def _check_inside(game: Game, leader: Leader, designs: Tensor) -> None:
+    """Raise InputError unless the designs [M, d] are inside the game's space."""
+    space, rows = game.leader_space, designs.detach().numpy()
+    if not isinstance(space, spaces.Box):
+        return
+    slack = ROUNDING * (space.high - space.low)
+    inside = ((space.low - slack <= rows) & (rows <= space.high + slack)).all(-1)
+    if isinstance(space, Budget):
+        inside &= rows.sum(-1) <= space.total * (1 + ROUNDING)
+    if not inside.all():
+        raise InputError(
+            f"designs inside {space}",
+            f"{type(leader).__name__} with the design {rows[~inside][0].tolist()}",
+            "use a leader that stays inside, for example by agents.leaders.default_leader",
+        )
 
 
 @dataclass(frozen=True)
@@ -103,9 +142,19 @@ class Response:
 
     @property
     def value(self) -> SoftResponse:
-        """The follower's policy and values. Raises InputError unless access is `value`."""
-        if self.access != "value" or self.values is None:
+        """The follower's policy and values.
+
+        Raises:
+            InputError: unless access is `value` and the follower has values to offer.
+        """
+        if self.access != "value":
             raise self._refusal("the follower's value")
+        if self.values is None:
+            raise InputError(
+                "a follower that offers its values, at access 'value'",
+                "a response with values = None",
+                "train with access policy or trajectories",
+            )
         return self.values
 
     def _refusal(self, what: str) -> InputError:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 from games.tabular import TabularGame
 def game(reward: list[list[float]] = [[1, 0], [0, 2]], **settings):
-    return TabularGame(np.ones((1, 2, 2, 1)), reward, np.eye(2), **settings)
+    return TabularGame(np.ones((1, 2, 2, 1)), [reward], np.eye(2)[None], **settings)
 
 def broken():
     raise RuntimeError("several\\nlines")
@@ -35,10 +35,10 @@ def environment():
     return discrete_toy.parallel_env()
 
 def unlikely():
-    return TabularGame(np.full((1, 2, 2, 1), 0.9), np.eye(2), np.eye(2))
+    return TabularGame(np.full((1, 2, 2, 1), 0.9), 0.0, 0.0)
 
 def unreal():
-    return TabularGame(np.ones((1, 2, 2, 1)), np.full((2, 2), np.nan), np.eye(2))
+    return TabularGame(np.ones((1, 2, 2, 1)), np.full((1, 2, 2), np.nan), 0.0)
 
 class Other:
     pass
@@ -315,6 +315,38 @@ def test_resume_by_command(capsys):
     assert cli.main([*train, "--iterations", "6", "--out", "x", "--resume"]) == 0
     after = everything()
     assert {p for p in after if after[p] != before.get(p)} <= {Path("x/summary.json")}
+
+
+def test_resuming_keeps_the_options_that_are_not_given(capsys, folder):
+    own = ["--game-option", "bonus=2", "--follower-option", "sweeps=3", "--estimator", "naive"]
+    own += ["--leader", "mlp", "--seed", "5", "--evaluation-episodes", "5"]
+    assert cli.main(["train", "discrete_toy", *own, "--iterations", "3", "--quiet"]) == 0
+    before = everything()
+    assert cli.main(["train", "discrete_toy", "--resume"]) == 0
+    after = everything()
+    assert {p for p in after if after[p] != before.get(p)} <= {
+        Path("runs/discrete_toy/summary.json")
+    }
+    assert "written to runs/discrete_toy" in capsys.readouterr().out
+    for other in (
+        ["--estimator", "expected-trace"],  # a default, but asked for
+        ["--game-option", "bonus=1"],
+        ["--follower-option", "backups=2"],
+        ["--seed", "0"],
+        ["--leader", "default"],
+    ):
+        refused(capsys, "train", "discrete_toy", "--resume", "--quiet", *other)
+    assert cli.main(["train", "discrete_toy", "--resume", "--iterations", "5", "--quiet"]) == 0
+    assert summary("runs/discrete_toy")["outer_iterations"] == 5
+
+
+def test_a_users_game_that_was_changed_is_not_resumed(capsys, monkeypatch, folder):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (folder / "mine.py").write_text(MINE)
+    assert cli.main(["train", "mine.py:game", *QUICK, "--out", "x"]) == 0
+    (folder / "mine.py").write_text(MINE.replace("[0, 2]", "[0, 3]"))
+    said = refused(capsys, "train", "mine.py:game", "--out", "x", "--resume")
+    assert "the run's own game_model.leader_reward = " in said
 
 
 # ---------------------------------------------------------------- Ctrl-C

@@ -4,7 +4,7 @@ import json
 import signal
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from strategies import Recipe, random_design_game, random_game
 from agents.exact import ExactFollower
 from agents.leaders import default_leader, mlp_leader
 from agents.soft_q import SoftQConfig, SoftQFollower
-from games import discrete_toy, matrix
+from games import discrete_toy, four_rooms, matrix
 from games.tabular import TabularDesign, TabularGame
 from stackelberg import Budget, Coordinator, InputError, TrainConfig, exact
 from stackelberg.process import single_thread
@@ -212,17 +212,61 @@ def test_another_seed_game_or_fewer_iterations_on_resuming_are_an_error(tmp_path
             coordinator()
 
 
-def test_a_game_that_changed_its_size_is_an_error(tmp_path):
-    def game(states):
-        return random_game(Recipe(states=states))
+def base_game(states: int = 3, **changes) -> Any:
+    return random_game(replace(Recipe(states=states), **changes))
 
-    Setting(game(3)).coordinator(4, out=tmp_path).run()
-    metrics = (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(InputError, match=r"leader.logits of shape \[1, 4, 2\]; got shape"):
-        Setting(game(4)).coordinator(4, out=tmp_path, resume=True)
-    with pytest.raises(InputError, match="a checkpoint with leader"):
-        Setting(game(3), mlp_leader).coordinator(4, out=tmp_path, resume=True)
-    assert (tmp_path / "metrics.jsonl").read_bytes() == metrics
+
+@pytest.mark.parametrize(
+    ("first", "then", "differs"),
+    [
+        (Setting(base_game()), Setting(base_game(4)), "game_model.transition"),
+        (Setting(base_game()), Setting(base_game(seed=9)), "game_model.transition"),
+        (
+            Setting(base_game()),
+            Setting(base_game(leader_discount=0.5)),
+            "game_model.leader_discount",
+        ),
+        (Setting(base_game()), Setting(base_game(), mlp_leader), "leader_model.class"),
+        (
+            Setting(base_game()),
+            Setting(base_game(), follower=small_soft_q, config={"access": "value"}),
+            "follower = 'exact'",
+        ),
+        (
+            Setting(base_game(), follower=lambda: ExactFollower(3)),
+            Setting(base_game(), follower=lambda: ExactFollower(4)),
+            "follower_settings.sweeps = 3; got 4",
+        ),
+        (
+            Setting(base_game(), follower=small_soft_q),
+            Setting(base_game(), follower=SoftQFollower),
+            "follower_settings.config.copies = 16",
+        ),
+        (
+            Setting(four_rooms.game(kernel="sim")),
+            Setting(four_rooms.game(kernel="reference")),
+            "game_model.transition",
+        ),
+        (
+            Setting(four_rooms.game(kernel="model")),
+            Setting(four_rooms.game(kernel="reference")),
+            "game_model.simulated_transition",
+        ),
+        (
+            Setting(four_rooms.game(penalty=5.0)),
+            Setting(four_rooms.game(penalty=4.0)),
+            "game_model.leader_reward",
+        ),
+        (Setting(DESIGN), Setting(random_design_game(Recipe(seed=5))), "game_model.transition"),
+    ],
+)
+def test_another_game_leader_or_follower_on_resuming_is_an_error(tmp_path, first, then, differs):
+    first.coordinator(1, out=tmp_path).run()
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match=f"expected the run's own {differs}"):
+        then.coordinator(1, out=tmp_path, resume=True)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    first.coordinator(1, out=tmp_path, resume=True).run()
 
 
 def test_resuming_without_a_folder_is_an_error():
@@ -341,6 +385,7 @@ def test_returns_agree_with_the_exact_ones():
     summary = setting.coordinator(3).run().summary
     found = summary["leader_return"]
     assert abs(found["mean"] - found["exact"]) < 2 * found["ci95"]
+    assert found["against_response"] == pytest.approx(found["exact"])
     assert 0 < found["ci95"] < 0.1
     assert found["episodes"] == 4000
     assert found["discounted"] is True
@@ -351,6 +396,32 @@ def test_metrics_of_a_cut_off_follower_tell_its_gap():
     result = setting.coordinator(3).run()
     assert all(row["follower_gap"] > 0.1 for row in result.metrics)
     assert result.summary["follower_gap"] > 0.1
+
+
+def test_returns_against_a_cut_off_follower_are_told_beside_the_objective():
+    follower = lambda: ExactFollower(1, restart="reset")  # noqa: E731
+    setting = Setting(TOY, follower=follower, config={"evaluation_episodes": 2000})
+    result = setting.coordinator(3).run()
+    with torch.no_grad():
+        commitment = commit(TOY, result.leader)
+    found, behaviour = result.summary["leader_return"], result.response.behaviour
+    met = exact.leader_return(TOY.model(), commitment.policy, behaviour).item()
+    assert found["exact"] == pytest.approx(exact.objective(TOY.model(), commitment.policy).item())
+    assert found["against_response"] == pytest.approx(met)
+    assert abs(found["mean"] - met) < 2 * found["ci95"] < abs(found["exact"] - met)
+
+
+def test_steps_of_many_leaders_are_told_per_leader():
+    many, one = (Setting(TOY, seeds=seeds).coordinator(3).run() for seeds in ((0, 1, 2), (0,)))
+    assert many.summary["env_steps"] == one.summary["env_steps"] == {"leader": 1350, "follower": 0}
+
+
+def test_rounding_makes_no_negative_gap():
+    for seed in range(10):
+        game = random_game(Recipe(seed=seed))
+        policy = torch.full((1, 3, 2), 0.5, dtype=torch.float64)
+        best = exact.best_response(game.model(), policy).policy
+        assert 0 <= exact.follower_gap(game.model(), policy, best) < 1e-9
 
 
 def test_the_naive_estimator_has_no_indirect_term():
@@ -461,6 +532,8 @@ def test_a_run_does_not_go_into_a_folder_that_another_took_meanwhile(tmp_path):
         {"radius": 0.5},
         {"max_radius": float("inf")},
         {"access": "everything"},
+        {"access": "policy", "estimator": "exact"},
+        {"access": "trajectories", "estimator": "exact"},
     ],
 )
 def test_settings_out_of_range_are_an_error(options):
@@ -480,6 +553,17 @@ def test_parts_that_do_not_fit_are_an_error(tmp_path):
         with pytest.raises(InputError, match=THREE_PARTS):
             setting.coordinator(out=out)
     assert not out.exists()
+
+
+def test_a_follower_without_values_is_told_which_access_suits_it():
+    class Silent(ExactFollower):
+        def best_respond(self, *arguments):
+            return replace(super().best_respond(*arguments), values=None)
+
+    with pytest.raises(InputError, match=r"expected a follower that offers its values.*policy"):
+        Setting(TOY, follower=Silent).coordinator(1).run()
+    for access in ("policy", "trajectories"):
+        Setting(TOY, follower=Silent, config={"access": access}).coordinator(1).run()
 
 
 def test_rewards_beyond_floating_point_are_an_error_and_leave_nothing(tmp_path):

@@ -35,6 +35,28 @@ def test_discrete_toy_objective(close, value):
     assert found == pytest.approx(value, rel=2e-2 if close == 0.9 else 2e-5)
 
 
+STANDARD = {"leader_discount": 0.99, "follower_discount": 0.99, "follower_observes_action": True}
+
+
+@pytest.mark.parametrize(
+    ("game", "temperature", "optimum"),
+    [
+        (discrete_toy.game, 0.05, discrete_toy.OPTIMA[1.0]),
+        (four_rooms.game, 0.003, four_rooms.BEST_KNOWN[1, "sim", 0.003, 5.0]),
+    ],
+)
+def test_an_optimum_is_known_however_defaults_are_spelled_out(game, temperature, optimum):
+    assert game(temperature=temperature, horizon=7, **STANDARD).optimum == optimum
+    for changed in (
+        {"temperature": 0.07},
+        {"leader_discount": 0.9},
+        {"follower_discount": 0.9},
+        {"optimum": None},
+    ):
+        assert game(**changed).optimum is None
+    assert game(optimum=3.0).optimum == 3.0
+
+
 def toy_rules(state: str, leader: str, follower: str, bonus: float) -> tuple[str, float, float]:
     """The description in words: next state, leader's reward, follower's reward."""
     if state == "S":
@@ -103,7 +125,8 @@ def test_four_rooms_moves(kernel, kept):
     assert len(four_rooms.CELLS) == 104
     for (s, cell), b in itertools.product(enumerate(four_rooms.CELLS), range(4)):
         expected = np.zeros(104)
-        for to, chance in walk(kept, *cell, b).items():
+        moved = {cell: 1.0} if cell == (1, 9) else walk(kept, *cell, b)  # the goal is not left
+        for to, chance in moved.items():
             expected[four_rooms.CELLS.index(to)] = chance
         np.testing.assert_allclose(moves[s, b].numpy(), expected, atol=1e-12)
     open_floor = four_rooms.INDEX[(2, 3)]
@@ -152,7 +175,12 @@ def test_four_rooms_two_goals():
     model = game.model(spent)
     moves = (model.transition + model.ending)[..., 0, :, :].reshape(2, 104, 4, 2, 104)
     assert moves[0, :, :, 1].abs().max() == moves[1, :, :, 0].abs().max() == 0
-    torch.testing.assert_close(moves[0, :, :, 0], moves[1, :, :, 1])
+    goals = [four_rooms.INDEX[(1, 9)], four_rooms.INDEX[(11, 11)]]
+    for g, goal in enumerate(goals):
+        assert (moves[g, goal, :, g, goal] == 1).all()
+    inner = torch.ones(104, dtype=torch.bool)
+    inner[goals] = False
+    torch.testing.assert_close(moves[0, inner, :, 0], moves[1, inner, :, 1])
     start = four_rooms.INDEX[(4, 1)]
     expected = [start, 104 + start]
     assert model.initial.nonzero().squeeze(1).tolist() == expected
@@ -315,6 +343,8 @@ BAD = {
     ),
     "reward shape": ({"leader_reward": np.zeros((2, 3, 2))}, "leader_reward of a shape"),
     "reward dimensions": ({"leader_reward": np.zeros((1, 2, 2, 2))}, "leader_reward of a shape"),
+    "reward [A, B]": ({"leader_reward": np.zeros((2, 2))}, "leader_reward of a shape"),
+    "reward [B]": ({"follower_reward": np.zeros(2)}, "follower_reward of a shape"),
     "reward missing": ({"leader_reward": None}, "leader_reward: an array of numbers"),
     "initial shape": ({"initial": np.ones(3) / 3}, r"initial of shape \[2\]"),
     "initial sum": ({"initial": [0.5, 0.6]}, "initial: rows that sum to 1"),
@@ -322,6 +352,15 @@ BAD = {
     "termination range": ({"termination": [0.0, 1.5]}, "termination: probabilities"),
     "termination nan": ({"termination": [0.0, math.nan]}, "termination: probabilities"),
     "termination shape": ({"termination": np.zeros(3)}, "termination of a shape"),
+    "termination [B, S]": ({"termination": np.zeros((2, 2))}, "termination of a shape"),
+    "termination [A, B, S]": ({"termination": np.zeros((2, 2, 2))}, "termination of a shape"),
+    "observes a word": (
+        {"follower_observes_action": "false"},
+        "follower_observes_action: True or False; got 'false'",
+    ),
+    "leader discount a word": ({"leader_discount": "0.9"}, "leader_discount: a number; got '0.9'"),
+    "temperature a word": ({"temperature": "0.1"}, "temperature: a number"),
+    "temperature none": ({"temperature": None}, "temperature: a number"),
     "temperature 0": ({"temperature": 0.0}, "finite temperature > 0; got 0"),
     "temperature negative": ({"temperature": -1.0}, "finite temperature > 0"),
     "temperature inf": ({"temperature": math.inf}, "finite temperature > 0"),
@@ -342,6 +381,36 @@ def test_bad_arrays(case):
     with pytest.raises(InputError, match=r"expected .*; got .*; .+") as caught:
         TabularGame(**base(**changes))
     assert caught.match(expected)
+
+
+def test_arrays_of_the_full_number_of_dimensions_are_broadcast():
+    reward = np.arange(2.0)[:, None, None]
+    game = TabularGame(**base(leader_reward=reward, termination=[0.0, 1.0]))
+    model = game.model()
+    assert model.leader_reward.tolist() == [[[0.0] * 2] * 2, [[1.0] * 2] * 2]
+    assert model.ending[..., 0].max() == model.transition[..., 1].max() == 0
+
+
+def test_settings_of_numpy_are_taken():
+    game = TabularGame(
+        **base(
+            horizon=np.int64(7),
+            leader_discount=np.float32(0.5),
+            follower_observes_action=np.False_,
+        )
+    )
+    assert (game.horizon, game.leader_discount, game.follower_observes_action) == (7, 0.5, False)
+    assert [type(x) for x in (game.horizon, game.follower_observes_action)] == [int, bool]
+
+
+@pytest.mark.parametrize("items", [1, 7, 104])
+def test_a_budget_may_be_spent_whole_in_single_precision(items):
+    space = Budget(items, 0.2)
+    whole = np.random.default_rng(0).dirichlet(np.ones(items), 50) * 0.2
+    assert all(space.contains(row.astype(np.float32)) for row in whole)
+    assert not space.contains(np.full(items, 0.2 * 1.0001 / items))
+    assert not space.contains(np.r_[-1e-9, np.zeros(items - 1)])
+    assert not space.contains(np.full(items, np.nan))
 
 
 def test_rows_in_single_precision_are_told_how_far_off_they_are():
@@ -412,6 +481,8 @@ BAD_DESIGNS = {
     "matrix design": ({"design_space": spaces.Box(0, 1, (2, 2))}, "design_space"),
     "discrete design": ({"design_space": spaces.Discrete(3)}, "design_space"),
     "termination shape": ({"termination": np.zeros(4)}, "termination of a shape"),
+    "termination [B, S]": ({"termination": np.zeros((2, 3))}, "termination of a shape"),
+    "reward [B]": ({"leader_reward": np.zeros(2)}, "leader_reward of a shape"),
     "temperature": ({"temperature": -0.1}, "finite temperature > 0"),
 }
 

@@ -108,6 +108,36 @@ def test_a_space_without_a_leader_is_an_error():
         mlp_leader(four_rooms.game())
 
 
+@pytest.mark.parametrize(
+    ("make", "got"),
+    [
+        (lambda: (discrete_toy.game(), TabularSoftmax(4, 2)), "TabularSoftmax; make"),
+        (lambda: (discrete_toy.game(), TabularSoftmax(3, 3)), r"shape \[3, 3\]"),
+        (lambda: (discrete_toy.game(), MLPCategorical(5, 2)), "MLPCategorical"),
+        (lambda: (discrete_toy.game(), MLPCategorical(3, 4)), r"shape \[3, 4\]"),
+        (lambda: (four_rooms.game(), SoftmaxBudget(Budget(3, 0.2))), r"shape \[3\]"),
+        (lambda: (four_rooms.game(), SoftmaxBudget(Budget(104, 2.0))), "SoftmaxBudget with the"),
+        (lambda: (four_rooms.game(), BoxDesign(four_rooms.game().leader_space)), "BoxDesign with"),
+        (lambda: (box_game(), SoftmaxBudget(Budget(2, 1.0))), "SoftmaxBudget with the design"),
+        (lambda: (box_game(), BoxDesign(spaces.Box(0, 1, (3,)))), r"shape \[3\]"),
+    ],
+)
+def test_a_leader_that_does_not_fit_is_an_error(make, got):
+    with pytest.raises(InputError, match=rf"expected (a leader that fits|designs in).*; got {got}"):
+        commit(*make())
+
+
+def test_a_design_at_the_edge_of_its_space_is_inside():
+    leader = BoxDesign(BOX, [0, 1], std=1e9)
+    assert commit(box_game(), leader).design.shape == (2, 2)
+
+
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_no_seeds_are_an_error(kind):
+    with pytest.raises(InputError, match="expected one seed per leader; got none; give"):
+        MAKERS[kind](())
+
+
 def test_a_leader_of_the_other_kind_is_an_error():
     with pytest.raises(InputError, match="a design leader for 'four_rooms'"):
         commit(four_rooms.game(), default_leader(discrete_toy.game()))

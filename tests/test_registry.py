@@ -43,7 +43,7 @@ def small(
     **settings,
 ) -> TabularGame:
     made = TabularGame(
-        np.ones((1, 2, 2, 1)), np.array(reward) + SHIFT, np.eye(2), name=title, **settings
+        np.ones((1, 2, 2, 1)), np.array([reward]) + SHIFT, np.eye(2)[None], name=title, **settings
     )
     made.told = (kind, stop, sure, pair)
     return made
@@ -74,11 +74,11 @@ def environment():
 
 
 def unlikely():
-    return TabularGame(np.full((1, 2, 2, 1), 0.9), np.eye(2), np.eye(2))
+    return TabularGame(np.full((1, 2, 2, 1), 0.9), 0.0, 0.0)
 
 
 def unreal():
-    return TabularGame(np.ones((1, 2, 2, 1)), np.full((2, 2), np.nan), np.eye(2))
+    return TabularGame(np.ones((1, 2, 2, 1)), np.full((1, 2, 2), np.nan), 0.0)
 
 
 class Other:

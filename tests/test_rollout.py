@@ -313,6 +313,18 @@ def test_play_goes_on_with_the_generators():
     assert not torch.equal(one.state, other.state)
 
 
+@pytest.mark.parametrize("termination", ["never", "anywhere"])
+def test_play_draws_no_more_than_it_uses(termination):
+    """Per step and stream one number each for a start, an outcome and an ending."""
+    game = random_game(Recipe(seed=5, termination=termination))
+    commitment = commitment_of(game)
+    used, counted_off = generators(), generators()
+    played(game, commitment, response_of(game, commitment), generators=used, streams=7, steps=5)
+    for one, other in zip(used, counted_off, strict=True):
+        other.random(3 * 7 * 5)
+        assert one.random() == other.random()
+
+
 def test_play_follows_the_simulated_kernel():
     """FourRooms "reference" is planned on one kernel and played on the other."""
     game = four_rooms.game(kernel="reference")

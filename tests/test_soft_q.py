@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from agents.leaders import TabularSoftmax
 from agents.soft_q import SoftQConfig, SoftQFollower
 from agents.soft_q_learning import level_step, response_error
 from games import discrete_toy
@@ -16,6 +17,9 @@ from stackelberg import exact
 from stackelberg.errors import InputError
 from stackelberg.game import Budget, Game
 from stackelberg.types import Commitment, Response
+
+# (seed of a game, temperature, is the leader's move observed?)
+VARIED = [(0, 0.05, True), (5, 0.05, True), (6, 0.05, True), (7, 0.05, True), (3, 0.05, False)]
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +93,83 @@ def test_a_game_that_ends():
     best = exact.best_response(game.model(), uniform().policy)
     assert policy_error(game, uniform(), response) < 0.05
     assert (response.value.value - best.value).abs().max() < 0.1
+
+
+def varied_game(seed: int, temperature: float, shown: bool) -> tuple[TabularGame, Commitment]:
+    """A game of random size, transitions and ending, and a random leader."""
+    draw = np.random.default_rng(1000 + seed)
+    states, actions = int(draw.integers(5, 9)), int(draw.integers(2, 4))
+    cells = (states, actions, 3)
+    kernel = draw.dirichlet(np.full(states, (1.0, 1.0, 0.3)[seed % 3]), cells)
+    if seed % 3 == 1:
+        kernel *= draw.random(kernel.shape) < 0.5
+        kernel[kernel.sum(-1) == 0] = 1
+        kernel /= kernel.sum(-1, keepdims=True)
+    ends = (None, np.arange(states) == states - 1, np.full((states, 1, 1, 1), 0.1))[seed // 3 % 3]
+    game = TabularGame(
+        kernel,
+        *draw.normal(size=(2, *cells)),
+        np.full(states, 1 / states),
+        None if ends is None else ends.astype(float),
+        leader_discount=0.95,
+        follower_discount=(0.9, 0.95)[seed % 2],
+        temperature=temperature,
+        horizon=50,
+        follower_observes_action=shown,
+    )
+    policy = torch.softmax(torch.from_numpy(draw.normal(size=(1, states, actions))), -1)
+    return game, Commitment(policy, None)
+
+
+def played_error(game: Game, commitment: Commitment, response: Response) -> float:
+    """Largest policy error where play spends more than 1 % of its discounted time."""
+    model, policy = game.model(), commitment.policy
+    best = exact.best_response(model, policy)
+    error = (response.behaviour - best.policy).abs().amax(-1)
+    share = exact.visitation(model, policy, best.policy)
+    share = (share / share.sum()).unsqueeze(-1).expand_as(policy)
+    if game.follower_observes_action:
+        share = share * policy
+    return error[share > 0.01].max().item()
+
+
+@pytest.mark.parametrize(("seed", "temperature", "shown"), VARIED)
+def test_random_leaders_in_random_games(seed, temperature, shown):
+    game, commitment = varied_game(seed, temperature, shown)
+    response = SoftQFollower().best_respond(game, commitment, [seed])
+    assert played_error(game, commitment, response) < 0.05
+
+
+def cold_game() -> tuple[TabularGame, Commitment]:
+    """Temperature 0.01 and close calls: noise turns choices, and makes them look certain."""
+    draw = np.random.default_rng(3)
+    game = TabularGame(
+        draw.dirichlet(np.full(5, 0.3), (5, 3, 3)),
+        *draw.normal(size=(2, 5, 3, 3)),
+        np.full(5, 0.2),
+        [0, 0, 0, 0, 1.0],
+        leader_discount=0.95,
+        follower_discount=0.95,
+        temperature=0.01,
+    )
+    return game, Commitment(
+        TabularSoftmax(5, 3, std=1.0).log_policy(torch.eye(5)).exp().detach(), None
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_collecting_does_not_end_on_a_wrong_action(seed):
+    game, commitment = cold_game()
+    config = SoftQConfig(first_steps=65_536)
+    response = SoftQFollower(config).best_respond(game, commitment, [seed])
+    wrong = policy_error(game, commitment, response) > 0.05
+    assert not wrong or response.steps >= config.first_steps
+
+
+def test_the_default_budget_tells_close_calls_apart():
+    game, commitment = cold_game()
+    response = SoftQFollower().best_respond(game, commitment, [0])
+    assert policy_error(game, commitment, response) < 0.05
 
 
 def test_a_warm_start_tracks_a_leader_that_moves():
@@ -176,16 +257,59 @@ def test_level_step_leaves_the_smallest_squared_errors():
 
 
 def test_response_error_by_hand():
-    policy = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
-    squares = torch.tensor([[4.0, 0.0], [0.0, 0.0]])
-    count = torch.tensor([[5.0, 5.0], [0.0, 0.0]])  # the second observation was never met
-    mixing = torch.tensor([[0.5, 0.5]])
-    # variance of the mean target 4 / (5 * 4) = 0.2; of the value (0.5 * 0.5)^2 * 0.2 = 0.0125
-    expected = 0.5 * 0.5 * 0.2125**0.5 / 0.1
-    found = response_error(squares, count, policy, mixing, 0.1).item()
+    q = torch.tensor([[0.0, 0.1], [0.0, 0.0]])
+    squares = torch.tensor([[6.0, 6.0], [0.0, 0.0]])
+    count = torch.tensor([[4.0, 4.0], [0.0, 0.0]])  # the second observation was never met
+    mixing, moves = torch.tensor([[0.5, 0.5]]), torch.zeros(2, 2, 1)
+    # spread 2 per sample, 0.5 of a mean target, 1 of the gap: play ends at once
+    expected = 1 / (1 + np.exp(-(3 - 0.1) / 0.5)) - 1 / (1 + np.exp(0.1 / 0.5))
+    found = response_error(squares, moves, count, q, mixing, 0.5).item()
     assert found == pytest.approx(expected, rel=1e-6)
+    assert response_error(0 * squares, moves, count, q, mixing, 0.5).item() == 0
     count[0, 1] = 1
-    assert response_error(squares, count, policy, mixing, 0.1).item() == float("inf")
+    assert response_error(squares, moves, count, q, mixing, 0.5).item() == float("inf")
+
+
+@pytest.mark.parametrize("apart", [0.5, 0.05])
+def test_a_choice_that_noise_could_turn_is_not_known(apart):
+    q = torch.tensor([[5.6, 6.0, 6.0 + apart]])
+    count, moves = torch.full((1, 3), 100.0), torch.zeros(1, 3, 1)
+    squares = torch.full((1, 3), 2.0)  # standard error of a difference 0.02, of a gap 0.06
+    known = response_error(squares, moves, count, q, torch.ones(1, 1), 0.005) < 0.01
+    assert known == (apart > 0.1)
+
+
+@pytest.mark.parametrize("seen", [1, 2], ids=["hidden", "shown"])
+def test_noise_in_values_passes_through_the_whole_game(seen):
+    states, actions, temperature = 4, 3, 0.2
+    draw = torch.Generator().manual_seed(seen)
+    rows = states * seen
+
+    def some(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=draw, dtype=torch.float64)
+
+    q, mixing = some(rows, actions), torch.softmax(some(states, seen), -1)
+    moves = 0.95 * torch.softmax(3 * some(rows, actions, states), -1)
+    count, squares = torch.full((rows, actions), 1e6).double(), 1e7 * torch.ones(rows, actions)
+    # Independently: Q = e + moves E_fg[Q], one linear system for all entries (x, b).
+    weight = (mixing.reshape(-1, 1) * torch.softmax(q / temperature, -1)).reshape(-1)
+    average = torch.zeros(states, rows * actions, dtype=torch.float64)
+    for entry in range(rows * actions):
+        average[entry // (seen * actions), entry] = weight[entry]
+    system = torch.eye(rows * actions) - moves.view(-1, states) @ average
+    effect = torch.linalg.inv(system).view(rows, actions, -1) * (10 / 1e6) ** 0.5
+    largest = 0.0
+    for x in range(rows):
+        for b in range(actions):
+            rest = [c for c in range(actions) if c != b]
+            share = torch.softmax(q[x, rest] / temperature, -1)
+            error = (effect[x, b] - share @ effect[x, rest]).norm()
+            gap = q[x, b] / temperature - torch.logsumexp(q[x, rest] / temperature, -1)
+            for sign in (-3, 3):
+                moved = torch.sigmoid(gap + sign * error / temperature)
+                largest = max(largest, (moved - torch.sigmoid(gap)).abs().item())
+    found = response_error(squares, moves, count, q, mixing, temperature).item()
+    assert found == pytest.approx(largest, rel=1e-4)
 
 
 def test_bad_input_is_refused_in_three_parts():

@@ -1,0 +1,23 @@
+"""The console script and `python -m stackelberg`: Ctrl-C is quiet from the first moment on."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+
+def main() -> int:
+    """Run the command line; an interrupt while packages are imported just ends the process."""
+    signal.signal(signal.SIGINT, _leave)
+    from stackelberg.cli import main as command_line
+
+    return command_line()
+
+
+def _leave(*_: Any) -> None:
+    os.write(2, b"stackelberg: interrupted before anything was written\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
