@@ -8,10 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-try:
-    import tyro
-except KeyboardInterrupt:  # before `main` can catch it
-    sys.exit(130)
+import tyro
 
 from stackelberg.config import TrainConfig
 from stackelberg.errors import InputError
@@ -74,7 +71,7 @@ class Train:
     def run(self) -> None:
         from stackelberg import registry
         from stackelberg.coordinator import Coordinator
-        from stackelberg.process import single_thread
+        from stackelberg.process import interruptible, single_thread
         from stackelberg.progress import progress_bar, silent
 
         if self.seed < 0:
@@ -101,6 +98,7 @@ class Train:
             resume=self.resume,
             label=label,
         )
+        interruptible()
         if self.quiet:
             coordinator.run(silent)
             return
@@ -155,8 +153,10 @@ class Solve:
     """Print one JSON object."""
 
     def run(self) -> None:
+        import numpy as np
+
         from stackelberg import registry
-        from stackelberg.process import single_thread
+        from stackelberg.process import interruptible, single_thread
         from stackelberg.progress import counting_bar
         from stackelberg.search import solve
 
@@ -165,9 +165,9 @@ class Solve:
                 raise InputError(f"{name} >= {least}", f"{getattr(self, name)}", "use the default")
         game = registry.make_game(self.game, self.game_option)
         game.require_tables()
-        leader = registry.load("leaders", "spread")(
-            game, range(self.seed, self.seed + self.restarts)
-        )
+        draws = np.random.SeedSequence(self.seed).generate_state(self.restarts)
+        leader = registry.load("leaders", "spread")(game, draws.tolist())
+        interruptible()
         with single_thread(), counting_bar(game.name, hidden=self.json) as report:
             found = solve(game, leader, self.steps, report=report)
         answer: dict[str, Any] = {
@@ -184,7 +184,8 @@ class Solve:
             return
         what = "design" if game.leader_moves == "once" else "policy f(action | state)"
         print(f"value {found.value:.8g} (discounted, unbounded horizon)")
-        print(f"reached by {found.reached_by} of {self.restarts} restarts")
+        few = "; few agree, so more --restarts may find better" if found.reached_by < 3 else ""
+        print(f"reached by {found.reached_by} of {self.restarts} restarts{few}")
         print(f"{what}:")
         for row in found.parameters:
             print(

@@ -30,7 +30,7 @@ from stackelberg.summary import (
     warn_without_influence,
 )
 from stackelberg.trust_region import TrustRegion, norm
-from stackelberg.types import Commitment, Follower, Leader, Response, commit
+from stackelberg.types import Commitment, Follower, Leader, Response, check_parts, commit
 
 FOLLOWER, PLAY, EVALUATION = 1, 2, 3  # what a stream of random numbers is for
 
@@ -78,7 +78,8 @@ class Coordinator:
         label: dict[str, Any] | None = None,
     ) -> None:
         self.game, self.leader, self.follower = game, leader, follower
-        self.config = config or TrainConfig()
+        self.config = TrainConfig() if config is None else config
+        check_parts(game, leader, follower, self.config)
         self.seeds = tuple(int(seed) for seed in seeds)
         if len(self.seeds) != leader.count or any(seed < 0 for seed in self.seeds):
             raise InputError(

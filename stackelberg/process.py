@@ -20,6 +20,12 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def interruptible() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt, as Python does by default."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
     """Tells whether Ctrl-C was pressed; a second one is not held back."""

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from stackelberg.config import Access
+from stackelberg.config import Access, TrainConfig
 from stackelberg.errors import InputError
 from stackelberg.exact import SoftResponse
 from stackelberg.game import ROUNDING, Budget, Game
@@ -55,6 +55,29 @@ class Commitment(NamedTuple):
 
     policy: Tensor  # [M, S, A] f(a|s); all ones with A = 1 under a design
     design: Tensor | None  # [M, d], None for a leader that moves at every step
+
+
+def check_parts(game: Any, leader: Any, follower: Any, config: Any) -> None:
+    """Raise InputError unless the parts of a training run are what they should be."""
+    parts = (
+        ("game", game, isinstance(game, Game), "call the factory, as in discrete_toy.game()"),
+        (
+            "leader",
+            leader,
+            isinstance(leader, nn.Module) and hasattr(leader, "position"),
+            "make one, as in agents.default_leader(game, seeds)",
+        ),
+        (
+            "follower",
+            follower,
+            not isinstance(follower, type) and hasattr(follower, "best_respond"),
+            "make one, as in agents.ExactFollower()",
+        ),
+        ("config", config, isinstance(config, TrainConfig), "pass stackelberg.TrainConfig(...)"),
+    )
+    for name, given, fits, fix in parts:
+        if not fits:
+            raise InputError(f"a {name} object", f"{given!r}", fix)
 
 
 def commit(game: Game, leader: Leader) -> Commitment:

@@ -14,7 +14,7 @@ import torch
 from strategies import Recipe, random_design_game, random_game
 
 from agents.exact import ExactFollower
-from agents.leaders import default_leader, mlp_leader
+from agents.leaders import TabularSoftmax, default_leader, mlp_leader
 from agents.soft_q import SoftQConfig, SoftQFollower
 from games import discrete_toy, four_rooms, matrix
 from games.tabular import TabularDesign, TabularGame
@@ -600,3 +600,26 @@ def test_a_leader_with_influence_is_not_warned_of():
         warnings.simplefilter("error", UserWarning)
         for game in (TOY, DESIGN, HIDDEN, matrix.game()):
             Setting(game).coordinator(2).run()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"game": discrete_toy.game},
+        {"leader": "default"},
+        {"leader": TabularSoftmax},
+        {"follower": "exact"},
+        {"follower": ExactFollower},
+        {"config": {"iterations": 3}},
+    ],
+    ids=["game", "leader name", "leader class", "follower name", "follower class", "config"],
+)
+def test_what_is_not_a_part_is_refused(part):
+    parts = {
+        "game": discrete_toy.game(),
+        "leader": TabularSoftmax(3, 2),
+        "follower": ExactFollower(),
+        "config": TrainConfig(),
+    } | part
+    with pytest.raises(InputError, match=f"a {next(iter(part))} object"):
+        Coordinator(**parts)
