@@ -40,7 +40,7 @@ STANDARD = {"leader_discount": 0.99, "follower_discount": 0.99, "follower_observ
 # settings, by goals, kernel, temperature and penalty. No proof of optimality.
 BEST_KNOWN = {
     (1, "sim", 0.001, 5.0): 0.602,
-    (1, "sim", 0.003, 5.0): 0.487,
+    (1, "sim", 0.003, 5.0): 0.4876,
     (1, "sim", 0.005, 5.0): 0.617,
 }
 
