@@ -127,6 +127,7 @@ def _call(
         del known[name]
         known |= own
     given = dict(_parse(what, option, known) for option in options)
+    _check_required(what, factory, given)
     try:
         for name, own in fields.items():
             chosen = {key: given.pop(key) for key in own if key in given}
@@ -141,6 +142,20 @@ def _call(
             f"{type(error).__name__}: {error}",
             "call it alone in Python to see where it fails",
         ) from error
+
+
+def _check_required(what: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Raise InputError if a parameter without a default has no value."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # built in
+        return
+    for name, parameter in parameters.items():
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if named and parameter.default is parameter.empty and name not in given:
+            raise InputError(
+                f"a value of '{name}' for {what}", "none", f"add the option {name}=VALUE"
+            )
 
 
 def _parameters(factory: Callable[..., Any], more: Sequence[Any]) -> Mapping[str, Any]:

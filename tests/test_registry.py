@@ -198,7 +198,7 @@ def test_a_wrong_option_is_an_error(file, option):
         ("{file}:number", "a function 'number'.*small"),
         ("{file}:absent", "a function 'absent'.*small, .*broken"),
         ("{file}:", "a function ''"),
-        ("{file}:hinted", "missing 1 required"),
+        ("{file}:hinted", "a value of"),
         ("{file}:unlikely", "transition: rows that sum to 1.*got a sum of 0.9"),
         ("{file}:unreal", "leader_reward: finite numbers; got nan at index"),
         ("{folder}/absent.py:small", "an existing file"),
@@ -307,3 +307,10 @@ def test_texts_are_values_of_the_type(text, kind, value):
 def test_texts_of_another_type_are_an_error(text, kind):
     with pytest.raises(InputError, match=r"^expected key: .+; got '.+'; give a value of that type"):
         registry._value("key", text, kind)
+
+
+def test_a_missing_option_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("needy.py").write_text("def make(tax):\n    return None\n")
+    with pytest.raises(InputError, match="a value of 'tax' for"):
+        registry.make_game("needy.py:make")

@@ -1,12 +1,16 @@
 """Steps of the trust region: their length, its growth, and when there is none."""
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents.exact import ExactFollower
 from agents.leaders import BoxDesign, MLPCategorical, SoftmaxBudget, TabularSoftmax
+from games import discrete_toy
+from stackelberg import Coordinator, TrainConfig
 from stackelberg.errors import InputError
 from stackelberg.game import Budget
 from stackelberg.process import single_thread
@@ -188,3 +192,26 @@ def test_a_saved_state_goes_on_as_it_would_have():
     for leader, region in zip(leaders, (regions[0], fresh), strict=True):
         moved(leader, region, random_gradient(leader, 1))
     assert torch.equal(leaders[0].logits, leaders[1].logits)
+
+
+def test_a_row_that_turned_back_does_not_hold_the_others():
+    leader = TabularSoftmax(2, 2)
+    region = TrustRegion(list(leader.parameters()), radius=1e-3, limit=0.3, rows=leader.rows)
+    ahead = torch.tensor([[[1.0, -1.0], [1.0, -1.0]]], dtype=torch.float64)
+    turned = torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]], dtype=torch.float64)
+    everywhere = torch.eye(2)
+    for gradient in (ahead, turned):
+        region.step([gradient], lambda: leader.position(everywhere))
+    torch.testing.assert_close(region.radius, torch.tensor([2e-3, 2.5e-4], dtype=torch.float64))
+    torch.testing.assert_close(region.largest, torch.tensor([2e-3], dtype=torch.float64))
+
+
+def test_noise_does_not_freeze_a_leader():
+    """The sampled trace is so noisy that its sign often turns; the leader arrives all the same."""
+    game, seeds = discrete_toy.game(), range(8)
+    config = TrainConfig(estimator="sampled-trace", iterations=200)
+    leader = TabularSoftmax(3, 2, seeds)
+    result = Coordinator(game, leader, ExactFollower(), config, seeds=seeds).run()
+    shares = np.array(result.summary["leader_return"]["exact"]) / game.optimum
+    assert shares.mean() > 0.95
+    assert shares.min() > 0.85
