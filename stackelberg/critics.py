@@ -124,12 +124,12 @@ def means(sums: Tensor, visits: Tensor) -> Tensor:
     result = sums / visits.clamp(min=1).unsqueeze(-1)
     unseen = visits == 0
     if unseen.any():
-        m, s, a, _ = unseen.nonzero(as_tuple=True)
         rows, counts = sums.sum(-2), visits.sum(-1)  # of (s,a,.)
-        blind = counts[m, s, a] == 0
-        row = torch.where(blind.unsqueeze(-1), rows.sum(-2)[m, s], rows[m, s, a])
-        count = torch.where(blind, counts.sum(-1)[m, s], counts[m, s, a])
-        result[unseen] = row / count.clamp(min=1).unsqueeze(-1)
+        blind = counts == 0
+        counts = torch.where(blind, counts.sum(-1, keepdim=True), counts).clamp(min=1)
+        rows = torch.where(blind.unsqueeze(-1), rows.sum(-2, keepdim=True), rows)
+        m, s, a, _ = unseen.nonzero(as_tuple=True)
+        result[unseen] = (rows / counts.unsqueeze(-1))[m, s, a]
     return result
 
 

@@ -112,14 +112,21 @@ def _walk(
 def _chain(model: TabularModel, commitment: Commitment, response: Response) -> "_Chain":
     """The joint draw that model, leaders and followers make."""
     weight = commitment.policy.detach().unsqueeze(-1) * response.behaviour  # [M, S, A, B]
-    going = model.transition.expand(*weight.shape, model.states)
-    ending = None if model.ending is None else model.ending.expand(going.shape)
-    joint = weight.unsqueeze(-1) * (going if ending is None else going + ending)
-    return _Chain(joint.flatten(2).numpy(), _ending_share(going, ending))
+    total, share = model.transition, None
+    if model.ending is not None:
+        total = total + model.ending
+        share = (model.ending / torch.where(total > 0, total, 1.0)).flatten().numpy()
+    return _Chain((weight.unsqueeze(-1) * total).flatten(2).numpy(), share)
 
 
 class _Chain:
-    """The joint draw (a, b, s') given s for M leaders, by binary search in one sorted array."""
+    """The joint draw (a, b, s') given s for M leaders, by binary search in one sorted array.
+
+    Args:
+        joint: [M, S, A B S] probabilities.
+        ending: of the mass of every (s, a, b, s') the share that ends the game, flat; for each of
+            the M leaders, or one for all.
+    """
 
     def __init__(self, joint: np.ndarray, ending: np.ndarray | None) -> None:
         leaders, self.states, self.outcomes = joint.shape
@@ -135,17 +142,9 @@ class _Chain:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | int]:
         row = state + self.offset
         found = np.searchsorted(self.sorted, row + np.minimum(noise, 1 - 1e-9), side="right")
-        over = 0 if self.ending is None else end_noise < self.ending[found]
+        over = 0 if self.ending is None else end_noise < self.ending[found % len(self.ending)]
         outcome = found - row * self.outcomes
         return outcome, outcome % self.states, over
-
-
-def _ending_share(going: Tensor, ending: Tensor | None) -> np.ndarray | None:
-    """Of the mass of every (s, a, b, s'), the share that ends the game; flat."""
-    if ending is None:
-        return None
-    total = going + ending
-    return (ending / torch.where(total > 0, total, 1.0)).flatten().numpy()
 
 
 def _invert(rows: np.ndarray, noise: np.ndarray) -> np.ndarray:
