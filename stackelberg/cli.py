@@ -19,7 +19,7 @@ Options = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(me
 
 @dataclasses.dataclass(frozen=True)
 class Games:
-    """List the shipped games with their known optima, the followers and the estimators."""
+    """List the shipped games with their known optima, leaders, followers and estimators."""
 
     json: bool = False
     """Print one JSON object."""
@@ -33,15 +33,18 @@ class Games:
             factory = registry.load("games", name)
             about = (factory.__doc__ or "").strip().partition("\n")[0]
             rows.append({"name": name, "about": about, "optimum": factory().optimum})
-        followers = registry.names("followers")
+        parts = {kind: registry.names(kind) for kind in ("leaders", "followers")}
+        parts["estimators"] = [*ESTIMATORS]
         if self.json:
-            print(json.dumps({"games": rows, "followers": followers, "estimators": [*ESTIMATORS]}))
+            print(json.dumps({"games": rows} | parts))
             return
         for row in rows:
             optimum = row["optimum"]
             known = "optimum unknown" if optimum is None else f"optimum {optimum:.6g}"
             print(f"{row['name']:<14} {known:<20} {row['about']}")
-        print(f"\nfollowers:  {', '.join(followers)}\nestimators: {', '.join(ESTIMATORS)}")
+        print()
+        for kind, names in parts.items():
+            print(f"{kind + ':':<12}{', '.join(names)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Train:
     game_option: Options = ()
     """An option of the game, repeatable."""
     leader: str = "default"
-    """default (what fits the game's action space) or mlp."""
+    """default (what fits the game's action space), spread (the same from N(0, 1)), or mlp."""
     follower: str = "exact"
     """What best-responds: exact, soft-q."""
     follower_option: Options = ()

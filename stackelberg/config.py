@@ -19,7 +19,7 @@ class TrainConfig:
     steps: int | None = None
     """Steps of each stream per outer iteration; the game's horizon unless given."""
     estimator: str = "expected-trace"
-    """Hypergradient estimator."""
+    """Hypergradient estimator; `stackelberg games` lists them."""
     access: Access = "value"
     """What the leader may see of the follower."""
     radius: float = 1e-3
