@@ -171,7 +171,11 @@ class Solve:
         draws = np.random.SeedSequence(self.seed).generate_state(self.restarts)
         leader = registry.load("leaders", "spread")(game, draws.tolist())
         interruptible()
-        with single_thread(), counting_bar(game.name, hidden=self.json) as report:
+        with single_thread(), counting_bar(game.name, hidden=self.json) as show:
+
+            def report(step: int, total: int, value: float) -> None:
+                show(step + 1, total, f"best {value:.6g}")
+
             found = solve(game, leader, self.steps, report=report)
         answer: dict[str, Any] = {
             "game": self.game,

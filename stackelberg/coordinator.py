@@ -21,7 +21,7 @@ from stackelberg.progress import Report, silent
 from stackelberg.rollout import play
 from stackelberg.run_directory import RunDirectory
 from stackelberg.summary import (
-    ROUNDING,
+    VANISHED,
     evaluation,
     evaluation_horizon,
     iteration_row,
@@ -30,7 +30,15 @@ from stackelberg.summary import (
     warn_without_influence,
 )
 from stackelberg.trust_region import TrustRegion, norm
-from stackelberg.types import Commitment, Follower, Leader, Response, check_parts, commit
+from stackelberg.types import (
+    Commitment,
+    Follower,
+    Leader,
+    Response,
+    check_parts,
+    commit,
+    everywhere,
+)
 
 FOLLOWER, PLAY, EVALUATION = 1, 2, 3  # what a stream of random numbers is for
 
@@ -98,7 +106,7 @@ class Coordinator:
         self.region = TrustRegion(
             self._parameters, self.config.radius, self.config.max_radius, leader.rows
         )
-        self._everywhere = game.observe(torch.arange(game.observation_space.shape[0]))
+        self._observed = everywhere(game)
         self.iteration, self.seconds = 0, 0.0
         self.steps = {"leader": 0, "follower": 0}
         self.metrics: list[dict[str, Any]] = []
@@ -143,7 +151,8 @@ class Coordinator:
 
     def _iterate(self) -> dict[str, Any]:
         began = time.perf_counter()
-        commitment = self._commitment()
+        attached = commit(self.game, self.leader)
+        commitment = attached.detach()
         response = self._respond(commitment)
         seen = play(
             self.game,
@@ -161,13 +170,14 @@ class Coordinator:
             trajectories=seen,
             memory=self.memory,
         )
-        direct, indirect = self._gradients(self._estimator, evidence)
+        direct, indirect = self._gradients(self._estimator, evidence, attached)
         if self.iteration == 0:
-            true = [part for parts in self._gradients(exact_oracle, evidence) for part in parts]
+            exact_parts = self._gradients(exact_oracle, evidence, attached)
+            true = [part for parts in exact_parts for part in parts]
             warn_without_influence(evidence, [*direct, *indirect], true)
         gradient = [a + b for a, b in zip(direct, indirect, strict=True)]
-        floor = ROUNDING * (norm(direct) + norm(indirect))
-        self.region.step(gradient, lambda: self.leader.position(self._everywhere), floor)
+        floor = VANISHED * (norm(direct) + norm(indirect))
+        self.region.step(gradient, lambda: self.leader.position(self._observed), floor)
         self.steps["leader"] += seen.steps
         self.steps["follower"] += response.steps
         row = {"iteration": self.iteration} | iteration_row(evidence, direct, indirect)
@@ -178,10 +188,11 @@ class Coordinator:
         self.seconds += elapsed
         return row | {"seconds": elapsed}
 
-    def _gradients(self, by: Estimator, evidence: Evidence) -> tuple[list[Tensor], list[Tensor]]:
+    def _gradients(
+        self, by: Estimator, evidence: Evidence, attached: Commitment
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Direct and indirect part of the hypergradient, a tensor per parameter of the leader."""
-        surrogates = by(evidence, commit(self.game, self.leader))
-        direct, indirect = (_gradient(s, self._parameters) for s in surrogates)
+        direct, indirect = (_gradient(s, self._parameters) for s in by(evidence, attached))
         return direct, indirect
 
     def _commitment(self) -> Commitment:

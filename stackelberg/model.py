@@ -92,13 +92,7 @@ def check_settings(
 def check_distribution(name: str, rows: Tensor, tolerance: float = 1e-8) -> None:
     """Raise InputError unless the last dimension of `rows` is a probability distribution."""
     bad = ~torch.isfinite(rows) | (rows < 0)
-    if bad.any():
-        where = tuple(bad.nonzero()[0].tolist())
-        raise InputError(
-            f"{name}: finite probabilities >= 0",
-            f"{rows[where].item()} at index {list(where)}",
-            "mend that entry",
-        )
+    _refuse_first(bad, rows, f"{name}: finite probabilities >= 0", "mend that entry")
     gap = (rows.sum(-1) - 1).abs()
     if gap.max() > tolerance:
         where = tuple((gap == gap.max()).nonzero()[0].tolist())
@@ -111,11 +105,12 @@ def check_distribution(name: str, rows: Tensor, tolerance: float = 1e-8) -> None
 
 def check_finite(name: str, values: Tensor) -> None:
     """Raise InputError unless every entry is a finite number."""
-    bad = ~torch.isfinite(values)
+    fix = "replace it; forbid an action by a large finite penalty, not by infinity"
+    _refuse_first(~torch.isfinite(values), values, f"{name}: finite numbers", fix)
+
+
+def _refuse_first(bad: Tensor, values: Tensor, expected: str, fix: str) -> None:
+    """Raise InputError with the first of the values that are bad, if there is one."""
     if bad.any():
         where = tuple(bad.nonzero()[0].tolist())
-        raise InputError(
-            f"{name}: finite numbers",
-            f"{values[where].item()} at index {list(where)}",
-            "replace it; forbid an action by a large finite penalty, not by infinity",
-        )
+        raise InputError(expected, f"{values[where].item()} at index {list(where)}", fix)

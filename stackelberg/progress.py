@@ -14,55 +14,45 @@ def silent(row: dict[str, Any]) -> None:
 @contextmanager
 def progress_bar(title: str, iterations: int, optimum: float | None = None) -> Iterator[Report]:
     """A bar on stderr that shows every iteration's leader return."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     goal = "" if optimum is None else f" of {optimum:.4g}"
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[value]}"),
-    )
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task(title, total=iterations, value="")
 
-    def report(row: dict[str, Any]) -> None:
-        bar.start()  # with the first row: a run that cannot start says so and nothing else
-        value = row["leader_objective"]
-        mean = sum(value) / len(value) if isinstance(value, list) else value
-        text = f"leader return {mean:.4g}{goal}"
-        bar.update(task, completed=row["iteration"] + 1, value=text)
+    with counting_bar(title, counted=True) as show:
 
-    try:
+        def report(row: dict[str, Any]) -> None:
+            value = row["leader_objective"]
+            mean = sum(value) / len(value) if isinstance(value, list) else value
+            show(row["iteration"] + 1, iterations, f"leader return {mean:.4g}{goal}")
+
         yield report
-    finally:
-        if bar.live.is_started:
-            bar.stop()
 
 
 @contextmanager
-def counting_bar(title: str, hidden: bool) -> Iterator[Callable[[int, int, float], None]]:
-    """A bar on stderr for a search: step, number of steps, best value so far."""
+def counting_bar(
+    title: str, counted: bool = False, hidden: bool = False
+) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on stderr, told how many steps are done, of how many, and what to say beside it.
+
+    It appears with the first step: work that cannot start says so and nothing else.
+    """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
+        *([MofNCompleteColumn()] if counted else []),
         TimeElapsedColumn(),
         TextColumn("{task.fields[value]}"),
     )
     bar = Progress(*columns, console=Console(stderr=True), disable=hidden)
     task = bar.add_task(title, value="")
 
-    def report(step: int, total: int, value: float) -> None:
+    def show(done: int, total: int, value: str) -> None:
         bar.start()
-        bar.update(task, completed=step + 1, total=total, value=f"best {value:.6g}")
+        bar.update(task, completed=done, total=total, value=value)
 
     try:
-        yield report
+        yield show
     finally:
         if bar.live.is_started:
             bar.stop()

@@ -15,7 +15,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from stackelberg import exact, hypergradient
 from stackelberg.game import Game
 from stackelberg.trust_region import TrustRegion, scale
-from stackelberg.types import Leader, commit
+from stackelberg.types import Leader, commit, everywhere
 
 SPREAD = 0.01, 4.0  # factors on the leader's initial parameters, from the first restart to the last
 WARM = 10.0  # how much warmer than the follower's own temperature a climb starts
@@ -171,11 +171,11 @@ def _climb(ascent: _Ascent, best: _Best, steps: int, warmth: float) -> Iterator[
 def _polish(ascent: _Ascent, best: _Best, steps: int) -> Iterator[int]:
     """Trust-region steps along the exact hypergradient, whose radius settles to the optimum."""
     region = TrustRegion(ascent.parameters, 1e-4, 0.3, ascent.leader.rows)
-    everywhere = ascent.game.observe(torch.arange(ascent.game.observation_space.shape[0]))
+    observed = everywhere(ascent.game)
     for step in range(steps):
         value, gradient = ascent()
         best.keep(value)
-        region.step(gradient, lambda: ascent.leader.position(everywhere))
+        region.step(gradient, lambda: ascent.leader.position(observed))
         yield step
     best.keep(ascent()[0])
 

@@ -16,7 +16,7 @@ from stackelberg.rollout import Trajectories
 from stackelberg.trust_region import inner, norm
 from stackelberg.types import Commitment, Response
 
-ROUNDING = 1e-9  # of direct plus indirect term: where they cancel this far, nothing is left
+VANISHED = 1e-9  # of direct plus indirect term: where they cancel this far, nothing is left
 
 NEGLIGIBLE = 1e-4  # what is left of a discounted return when an evaluation episode is cut
 LONGEST = 20_000  # steps of an evaluation episode; reached from discounts of 0.9995 on
@@ -38,7 +38,8 @@ def iteration_row(
     game, commitment, seen = evidence.game, evidence.commitment, evidence.trajectories
     model, g = game.model(commitment.design), evidence.response.behaviour
     gap = evidence.response.gap
-    product = norm(direct) * norm(indirect)
+    direct_norm, indirect_norm = norm(direct), norm(indirect)
+    product = direct_norm * indirect_norm
     columns = {
         "leader_return": seen.first_returns(seen.leader_reward, game.leader_discount).mean(-1),
         "follower_return": seen.first_returns(seen.follower_reward, game.follower_discount).mean(
@@ -47,8 +48,8 @@ def iteration_row(
         "leader_estimate": evidence.critics.objective,
         "leader_objective": exact.leader_return(model, commitment.policy, g),
         "follower_gap": exact.follower_gap(model, commitment.policy, g) if gap is None else gap,
-        "direct_norm": norm(direct),
-        "indirect_norm": norm(indirect),
+        "direct_norm": direct_norm,
+        "indirect_norm": indirect_norm,
         "cosine": inner(direct, indirect) / torch.where(product > 0, product, 1.0),
         "entropy": torch.special.entr(commitment.policy).sum(-1).mean(-1),
     }
@@ -88,7 +89,7 @@ def warn_without_influence(evidence: Evidence, found: list[Tensor], true: list[T
         found, true: the estimated and the exact hypergradient, a tensor per parameter and term.
     """
     scale = evidence.true_critics.leader_state_value.abs().amax(-1).clamp(min=1.0)
-    if all((norm([part]) <= ROUNDING * scale).all() for part in true):
+    if all((norm([part]) <= VANISHED * scale).all() for part in true):
         warnings.warn(
             "the leader's exact hypergradient is 0 at the start: no small change of its moves "
             "changes its return; check that rewards or transitions depend on them, or start "

@@ -69,18 +69,18 @@ class TrustRegion:
         gradient = [g.to(torch.float64).reshape(units, -1) for g in gradient]
         if isinstance(floor, Tensor):
             floor = floor.repeat_interleave(self.rows)
-        norm = inner(gradient, gradient).sqrt()
-        if not torch.isfinite(norm).all():
+        size = norm(gradient)
+        if not torch.isfinite(size).all():
             raise InputError(
                 "a finite gradient",
-                f"one of length {norm.tolist()}",
+                f"one of length {size.tolist()}",
                 "check the scale of rewards against the temperature",
             )
         agreement = inner(gradient, self.last)
         factor = torch.where(agreement > 0, GROW, torch.where(agreement < 0, SHRINK, 1.0))
         self.radius = (self.radius * factor).clamp(SMALLEST, self.limit)
-        moving = norm > floor
-        inverse = torch.where(moving, 1 / torch.where(moving, norm, 1.0), 0.0)
+        moving = size > floor
+        inverse = torch.where(moving, 1 / torch.where(moving, size, 1.0), 0.0)
         direction = [scale(g, inverse) for g in gradient]
         start = [p.detach().clone() for p in self.parameters]
 

@@ -56,6 +56,17 @@ class Commitment(NamedTuple):
     policy: Tensor  # [M, S, A] f(a|s); all ones with A = 1 under a design
     design: Tensor | None  # [M, d], None for a leader that moves at every step
 
+    def detach(self) -> "Commitment":
+        """The same numbers without a gradient."""
+        return Commitment(
+            self.policy.detach(), None if self.design is None else self.design.detach()
+        )
+
+
+def everywhere(game: Game) -> Tensor:
+    """What is observed in every state of a tabular game, [S, d]."""
+    return game.observe(torch.arange(game.observation_space.shape[0]))
+
 
 def check_parts(game: Any, leader: Any, follower: Any, config: Any) -> None:
     """Raise InputError unless the parts of a training run are what they should be."""
@@ -103,10 +114,9 @@ def commit(game: Game, leader: Leader) -> Commitment:
             type(leader).__name__,
             "use one with a method log_policy(), for example agents.TabularSoftmax",
         )
-    everywhere = game.observe(torch.arange(states))
     shape = states, game.model().leader_actions
     return Commitment(
-        _fitting(game, leader, lambda: leader.log_policy(everywhere), shape).exp(), None
+        _fitting(game, leader, lambda: leader.log_policy(everywhere(game)), shape).exp(), None
     )
 
 
