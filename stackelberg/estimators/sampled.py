@@ -1,75 +1,12 @@
-"""Hypergradient estimators behind one signature.
-
-An estimator takes the evidence of one outer iteration and the leader's attached commitment, and
-returns two surrogates [M], direct and indirect, whose gradients add up to the hypergradient.
-"""
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+"""Estimators that sum along the sampled episodes."""
 
 import torch
 from torch import Tensor
 
-from stackelberg import exact, hypergradient
-from stackelberg.critics import TabularMemory, believed_response
-from stackelberg.errors import InputError
+from stackelberg import hypergradient
+from stackelberg.estimators.evidence import Evidence
 from stackelberg.exact import expected_next
-from stackelberg.game import Game
-from stackelberg.hypergradient import Critics
-from stackelberg.model import TabularModel
-from stackelberg.rollout import Trajectories
-from stackelberg.types import Commitment, Response
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What the leader has in hand after one round of play; everything in it is constant."""
-
-    game: Game
-    commitment: Commitment  # the one that was played
-    response: Response
-    trajectories: Trajectories
-    memory: TabularMemory
-
-    @cached_property
-    def critics(self) -> Critics:
-        """Values, visitation and expected trace on the learned model."""
-        model = self.memory.model(self.commitment)
-        believed = believed_response(self.memory, model, self.commitment.policy, self.response)
-        return hypergradient.tabular_critics(model, self.commitment.policy, believed)
-
-    @cached_property
-    def true_critics(self) -> Critics:
-        """The same on the true model, against the exact best response: the oracle."""
-        model, policy = self.game.model(self.commitment.design), self.commitment.policy
-        best = exact.best_response(model, policy)
-        return hypergradient.tabular_critics(model, policy, best)
-
-
-Estimator = Callable[[Evidence, Commitment], tuple[Tensor, Tensor]]
-
-
-def expected_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
-    """Expected benefit trace by the adjoint solve on the learned model; the default.
-
-    Exact when: every (s,a,b) that matters has been seen often enough for its frequencies to be
-    its probabilities. Source: this project, `hypergradient.tabular_critics`.
-    """
-    model = evidence.memory.model(commitment)
-    return _expected(evidence.critics, model, commitment)
-
-
-def exact_oracle(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
-    """The exact hypergradient from the true model: what the others are judged by."""
-    model = evidence.game.model(commitment.design)
-    return _expected(evidence.true_critics, model, commitment)
-
-
-def naive(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
-    """The leader's own policy gradient: the follower is taken as fixed, the indirect term is 0."""
-    direct, indirect = expected_trace(evidence, commitment)
-    return direct, torch.zeros_like(indirect)
+from stackelberg.types import Commitment
 
 
 def sampled_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
@@ -82,30 +19,6 @@ def sampled_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, T
     if commitment.design is None:
         return _sampled_policy(evidence, commitment)
     return _sampled_design(evidence, commitment)
-
-
-ESTIMATORS: dict[str, Estimator] = {
-    "expected-trace": expected_trace,
-    "sampled-trace": sampled_trace,
-    "naive": naive,
-    "exact": exact_oracle,
-}
-
-
-def estimator(name: str) -> Estimator:
-    """The estimator of that name. Raises InputError if there is none."""
-    if name not in ESTIMATORS:
-        raise InputError(f"an estimator out of {', '.join(ESTIMATORS)}", f"'{name}'", "use one")
-    return ESTIMATORS[name]
-
-
-def _expected(
-    critics: Critics, model: TabularModel, commitment: Commitment
-) -> tuple[Tensor, Tensor]:
-    return (
-        hypergradient.direct_surrogate(critics, model, commitment.policy),
-        hypergradient.indirect_surrogate(critics, model, commitment.policy),
-    )
 
 
 def _sampled_policy(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:

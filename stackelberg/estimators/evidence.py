@@ -1,0 +1,42 @@
+"""What an estimator is given, and what it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from stackelberg import exact, hypergradient
+from stackelberg.critics import TabularMemory, believed_response
+from stackelberg.game import Game
+from stackelberg.hypergradient import Critics
+from stackelberg.rollout import Trajectories
+from stackelberg.types import Commitment, Response
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the leader has in hand after one round of play; everything in it is constant."""
+
+    game: Game
+    commitment: Commitment  # the one that was played
+    response: Response
+    trajectories: Trajectories
+    memory: TabularMemory
+
+    @cached_property
+    def critics(self) -> Critics:
+        """Values, visitation and expected trace on the learned model."""
+        model = self.memory.model(self.commitment)
+        believed = believed_response(self.memory, model, self.commitment.policy, self.response)
+        return hypergradient.tabular_critics(model, self.commitment.policy, believed)
+
+    @cached_property
+    def true_critics(self) -> Critics:
+        """The same on the true model, against the exact best response: the oracle."""
+        model, policy = self.game.model(self.commitment.design), self.commitment.policy
+        best = exact.best_response(model, policy)
+        return hypergradient.tabular_critics(model, policy, best)
+
+
+Estimator = Callable[[Evidence, Commitment], tuple[Tensor, Tensor]]
