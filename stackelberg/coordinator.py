@@ -16,6 +16,7 @@ from stackelberg.errors import InputError
 from stackelberg.estimators import Estimator, Evidence, estimator, exact_oracle
 from stackelberg.game import Game
 from stackelberg.identity import identity
+from stackelberg.probe import Probe
 from stackelberg.process import interrupts, single_thread
 from stackelberg.progress import Report, silent
 from stackelberg.rollout import play
@@ -40,7 +41,7 @@ from stackelberg.types import (
     everywhere,
 )
 
-FOLLOWER, PLAY, EVALUATION = 1, 2, 3  # what a stream of random numbers is for
+FOLLOWER, PLAY, EVALUATION, ESTIMATOR, PROBE = range(1, 6)  # what random numbers are for
 
 
 @dataclass(frozen=True)
@@ -159,16 +160,20 @@ class Coordinator:
             commitment,
             response,
             streams=self.config.streams,
-            steps=self.config.steps or self.game.horizon,
+            steps=self._length,
             generators=self._generators(PLAY),
         )
         self.memory.update(seen)
+        probe = self._probe(response)
         evidence = Evidence(
             game=self.game,
+            leader=self.leader,
             commitment=commitment,
             response=response,
             trajectories=seen,
             memory=self.memory,
+            noise=self._generators(ESTIMATOR),
+            probe=probe,
         )
         direct, indirect = self._gradients(self._estimator, evidence, attached)
         if self.iteration == 0:
@@ -178,8 +183,8 @@ class Coordinator:
         gradient = [a + b for a, b in zip(direct, indirect, strict=True)]
         floor = VANISHED * (norm(direct) + norm(indirect))
         self.region.step(gradient, lambda: self.leader.position(self._observed), floor)
-        self.steps["leader"] += seen.steps
-        self.steps["follower"] += response.steps
+        self.steps["leader"] += seen.steps + probe.steps["leader"]
+        self.steps["follower"] += response.steps + probe.steps["follower"]
         row = {"iteration": self.iteration} | iteration_row(evidence, direct, indirect)
         row |= {"radius": plain(self.region.largest)}
         row |= {f"{who}_steps": count for who, count in self.steps.items()}
@@ -204,8 +209,24 @@ class Coordinator:
         response = self.follower.best_respond(self.game, commitment, seeds)
         return replace(response, access=self.config.access)
 
-    def _generators(self, purpose: int) -> list[np.random.Generator]:
-        return [np.random.default_rng([seed, self.iteration, purpose]) for seed in self.seeds]
+    def _probe(self, response: Response) -> Probe:
+        return Probe(
+            game=self.game,
+            leader=self.leader,
+            follower=self.follower,
+            response=response,
+            streams=self.config.streams,
+            length=self._length,
+            generators=lambda draw: self._generators(PROBE, draw),
+        )
+
+    def _generators(self, *purpose: int) -> list[np.random.Generator]:
+        return [np.random.default_rng([seed, self.iteration, *purpose]) for seed in self.seeds]
+
+    @property
+    def _length(self) -> int:
+        """Steps of a stream of play."""
+        return self.config.steps or self.game.horizon
 
     # ------------------------------------------------------------ measuring
 

@@ -49,6 +49,7 @@ def play(
     steps: int,
     generators: list[np.random.Generator],
     horizon: int | None = None,
+    initial: Tensor | None = None,
 ) -> Trajectories:
     """Sample trajectories of a tabular game under commitments and responses.
 
@@ -60,13 +61,16 @@ def play(
         streams, steps: N and T.
         generators: one for each leader; a leader's trajectories depend on its own alone.
         horizon: the time limit; the game's own unless given.
+        initial: distribution of the first state, [S] or [M, S]; the game's own unless given.
     """
     model = game.simulated_model(commitment.design).detach()
     shape = (len(generators), model.states, model.leader_actions, model.follower_actions)
     noise = np.stack([g.random((3, steps, streams)) for g in generators], 2)  # [3, T, M, N]
     walk = _walk(
         _chain(model, commitment, response),
-        _invert(model.initial.expand(shape[:2]).numpy(), noise[0]),
+        _invert(
+            (model.initial if initial is None else initial).expand(shape[:2]).numpy(), noise[0]
+        ),
         noise[1:],
         game.horizon if horizon is None else horizon,
     )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from strategies import Recipe, random_design_game, random_designs, random_game
-from torch import Tensor
+from torch import Tensor, nn
 
 from games import discrete_toy
 from games.tabular import TabularDesign, TabularGame
@@ -289,6 +289,23 @@ def committed(game: Game, leaf: Tensor) -> Commitment:
     return Commitment(torch.softmax(leaf, -1), None)
 
 
+class Free(nn.Module):
+    """A leader whose parameters are its logits [M, S, A] or its designs [M, d] themselves."""
+
+    rows = 1
+
+    def __init__(self, game: Game, point: Tensor) -> None:
+        super().__init__()
+        self.count, self.point = len(point), nn.Parameter(point)
+        if game.leader_moves == "once":
+            self.design = lambda: self.point
+        else:
+            self.log_policy = lambda observation: torch.log_softmax(self.point, -1)
+
+    def position(self, observation: Tensor) -> Tensor:
+        return self.point.unsqueeze(1)
+
+
 def with_true_critics(game: Game, point: Tensor, seen: Trajectories) -> Sample:
     """M batches of play [M, N, T] of the leader at `point` (logits [S, A] or a design [d])."""
     one = point[None].clone().requires_grad_()
@@ -302,10 +319,12 @@ def with_true_critics(game: Game, point: Tensor, seen: Trajectories) -> Sample:
     def shared(tables: tuple[Tensor, ...]) -> list[Tensor]:
         return [table.expand(len(seen.time), *table.shape[1:]) for table in tables]
 
-    leaf = point.expand(len(seen.time), *point.shape).clone().requires_grad_()
+    leader = Free(game, point.expand(len(seen.time), *point.shape).clone())
+    leaf = leader.point
     response = exact.SoftResponse(*shared(best))
     evidence = Evidence(
         game=game,
+        leader=leader,
         commitment=committed(game, leaf.detach()),
         response=Response(response.policy, response),
         trajectories=seen,

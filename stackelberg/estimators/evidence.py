@@ -1,28 +1,33 @@
 """What an estimator is given, and what it is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 from torch import Tensor
 
 from stackelberg import exact, hypergradient
 from stackelberg.critics import TabularMemory, believed_response
 from stackelberg.game import Game
 from stackelberg.hypergradient import Critics
+from stackelberg.probe import Probe
 from stackelberg.rollout import Trajectories
-from stackelberg.types import Commitment, Response
+from stackelberg.types import Commitment, Leader, Response
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the leader has in hand after one round of play; everything in it is constant."""
+    """What the leader has in hand after one round of play; constant, but for the leader itself."""
 
     game: Game
+    leader: Leader  # as it committed; its parameters are live
     commitment: Commitment  # the one that was played
     response: Response
     trajectories: Trajectories
     memory: TabularMemory
+    noise: list[np.random.Generator] = field(default_factory=list)  # one for each leader
+    probe: Probe | None = None  # for the estimators that need more than this play
 
     @cached_property
     def critics(self) -> Critics:

@@ -149,7 +149,12 @@ def outer_iteration(leader: torch.nn.Module, seconds: float) -> list[float]:
 
     def step() -> None:
         evidence = Evidence(
-            game=game, commitment=commitment, response=response, trajectories=seen, memory=memory
+            game=game,
+            leader=leader,
+            commitment=commitment,
+            response=response,
+            trajectories=seen,
+            memory=memory,
         )
         leader.zero_grad()
         direct, indirect = expected_trace(evidence, commit(game, leader))

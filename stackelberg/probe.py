@@ -1,0 +1,93 @@
+"""More interaction than an iteration's own play, for the estimators that need it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stackelberg.game import Game
+from stackelberg.rollout import Trajectories, play
+from stackelberg.types import Follower, Leader, Response, commit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Play of displaced leaders, and of the present one from elsewhere; every step is counted.
+
+    What is called with the same `draw` has the same random numbers: one number for both sides of a
+    difference makes them common, a new one makes a fresh sample.
+    """
+
+    game: Game
+    leader: Leader
+    follower: Follower
+    response: Response  # the present one
+    streams: int  # of the play whose returns are taken
+    length: int  # steps of each of them
+    generators: Callable[[int], list[np.random.Generator]]  # of a draw, one for each leader
+    steps: dict[str, int] = field(default_factory=lambda: {"leader": 0, "follower": 0})
+
+    @torch.no_grad()
+    def returns(self, displacements: Sequence[Tensor], draw: int = 0) -> Tensor:
+        """Mean discounted return [M] of the leaders, displaced, against followers that answer.
+
+        The followers best-respond from the state that they are in and go back to it.
+
+        Args:
+            displacements: what is added to each of the leader's parameters, of its shape.
+            draw: which random numbers.
+        """
+        with self._displaced(displacements):
+            commitment = commit(self.game, self.leader)
+            generators = self.generators(draw)
+            seeds = [int(generator.integers(2**31)) for generator in generators]
+            response = self.follower.best_respond(self.game, commitment, seeds)
+            seen = play(
+                self.game,
+                commitment,
+                response,
+                streams=self.streams,
+                steps=self.length,
+                generators=generators,
+            )
+        self.steps["leader"] += seen.steps
+        self.steps["follower"] += response.steps
+        return seen.first_returns(seen.leader_reward, self.game.leader_discount).mean(-1)
+
+    @torch.no_grad()
+    def play(self, steps: int, initial: Tensor, draw: int = 0) -> Trajectories:
+        """At least `steps` steps of the present leaders and response, from elsewhere.
+
+        Args:
+            steps: per leader, in streams of one full episode each.
+            initial: distribution of the first state, [S] or [M, S]. draw: which random numbers.
+        """
+        seen = play(
+            self.game,
+            commit(self.game, self.leader),
+            self.response,
+            streams=-(-steps // self.game.horizon),
+            steps=self.game.horizon,
+            generators=self.generators(draw),
+            initial=initial,
+        )
+        self.steps["leader"] += seen.steps
+        return seen
+
+    @contextmanager
+    def _displaced(self, displacements: Sequence[Tensor]) -> Iterator[None]:
+        """The leader elsewhere; afterwards leader and follower are what they were."""
+        parameters = list(self.leader.parameters())
+        before = [p.clone() for p in parameters]
+        state = {name: value.clone() for name, value in self.follower.state().items()}
+        try:
+            for p, displacement in zip(parameters, displacements, strict=True):
+                p.add_(displacement)
+            yield
+        finally:
+            for p, origin in zip(parameters, before, strict=True):
+                p.copy_(origin)
+            self.follower.load(state)
