@@ -6,6 +6,23 @@ from typing import Literal
 from stackelberg.errors import InputError
 
 Access = Literal["value", "policy", "trajectories"]
+EstimatorName = Literal[
+    "expected-trace",
+    "gradient-critic",
+    "sampled-trace",
+    "bc-hg",
+    "hpgd-mc",
+    "hpgd-td",
+    "hpgd-sarsa",
+    "hpgd-oracle",
+    "sobirl",
+    "sobirl-modified",
+    "bi-ac",
+    "spsa",
+    "es",
+    "naive",
+    "exact",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +35,8 @@ class TrainConfig:
     """Parallel streams of play per outer iteration."""
     steps: int | None = None
     """Steps of each stream per outer iteration; the game's horizon unless given."""
-    estimator: str = "expected-trace"
-    """Hypergradient estimator; `stackelberg games` lists them."""
+    estimator: EstimatorName = "expected-trace"
+    """Hypergradient estimator."""
     access: Access = "value"
     """What the leader may see of the follower."""
     radius: float = 1e-3

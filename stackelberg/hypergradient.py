@@ -86,6 +86,19 @@ def restarting_sum(drive: Tensor, time: Tensor, decay: float) -> Tensor:
     return torch.where(start > 0, total - decay ** (time + 1).to(drive) * earlier, total)
 
 
+def remaining_sum(drive: Tensor, time: Tensor, decay: float) -> Tensor:
+    """y_k = drive_k + decay y_{k+1}, up to the end of the episode or of the sample.
+
+    Args:
+        drive: [..., T]. decay: in [0, 1].
+        time: step within the episode [..., T]; 0 starts a new one.
+    """
+    step = torch.arange(time.shape[-1], device=time.device).expand(time.shape)
+    goes_on = torch.nn.functional.pad(time[..., 1:] != 0, (0, 1))
+    end = torch.where(goes_on, time.shape[-1], step).flip(-1).cummin(-1).values
+    return restarting_sum(drive.flip(-1), end - step.flip(-1), decay).flip(-1)
+
+
 def inclusive_benefit_trace(
     benefit: Tensor, time: Tensor, leader_discount: float, follower_discount: float
 ) -> Tensor:

@@ -65,12 +65,11 @@ def play(
     """
     model = game.simulated_model(commitment.design).detach()
     shape = (len(generators), model.states, model.leader_actions, model.follower_actions)
+    first = model.initial if initial is None else initial
     noise = np.stack([g.random((3, steps, streams)) for g in generators], 2)  # [3, T, M, N]
     walk = _walk(
         _chain(model, commitment, response),
-        _invert(
-            (model.initial if initial is None else initial).expand(shape[:2]).numpy(), noise[0]
-        ),
+        _invert(first.expand(shape[:2]).numpy(), noise[0]),
         noise[1:],
         game.horizon if horizon is None else horizon,
     )

@@ -264,7 +264,7 @@ def first_episodes(seen: Trajectories, rest: int) -> Trajectories:
 class Sample:
     """M independent batches of play of one leader, with a leaf of its own for each."""
 
-    evidence: Evidence  # with the true critics, see `learned`
+    evidence: Evidence  # with the true model and critics, see `learned`
     commitment: Commitment  # attached to `leaf`
     leaf: Tensor  # [M, ...] logits or designs
     exact: np.ndarray  # [coordinates] the exact hypergradient at one row of `leaf`
@@ -306,6 +306,16 @@ class Free(nn.Module):
         return self.point.unsqueeze(1)
 
 
+class Knowing:
+    """In place of a memory: the true model."""
+
+    def __init__(self, game: Game) -> None:
+        self.game = game
+
+    def model(self, commitment: Commitment) -> TabularModel:
+        return self.game.model(commitment.design)
+
+
 def with_true_critics(game: Game, point: Tensor, seen: Trajectories) -> Sample:
     """M batches of play [M, N, T] of the leader at `point` (logits [S, A] or a design [d])."""
     one = point[None].clone().requires_grad_()
@@ -328,7 +338,8 @@ def with_true_critics(game: Game, point: Tensor, seen: Trajectories) -> Sample:
         commitment=committed(game, leaf.detach()),
         response=Response(response.policy, response),
         trajectories=seen,
-        memory=TabularMemory(game, 1),
+        memory=Knowing(game),
+        noise=[np.random.default_rng([m, 8]) for m in range(len(leaf))],
     )
     evidence.__dict__["critics"] = hypergradient.Critics(*shared(critics))
     return Sample(
@@ -530,6 +541,13 @@ def paths_of(game: Rested, point: Tensor) -> Paths:
         steps=[[step[:3] for step in steps] for _, steps in whole],
         trajectories=seen,
     )
+
+
+def listed(kind: str, seed: int) -> tuple[Sample, np.ndarray]:
+    """A sample in which batch i is path i, and the paths' probabilities."""
+    game, point = layered_game(kind, seed)
+    paths = paths_of(game, point)
+    return with_true_critics(game, point, paths.trajectories), paths.chance
 
 
 def start_term(sample: Sample) -> Tensor:

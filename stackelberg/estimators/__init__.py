@@ -4,14 +4,33 @@ An estimator takes the evidence of one outer iteration and the leader's attached
 returns two surrogates [M], direct and indirect, whose gradients add up to the hypergradient.
 """
 
+from typing import cast
+
+from stackelberg.config import EstimatorName
 from stackelberg.errors import InputError
+from stackelberg.estimators.bi_ac import bi_ac
 from stackelberg.estimators.evidence import Estimator, Evidence
 from stackelberg.estimators.expected import exact_oracle, expected_trace, naive
-from stackelberg.estimators.sampled import sampled_trace
+from stackelberg.estimators.gradient_critic import gradient_critic
+from stackelberg.estimators.hpgd import hpgd_mc, hpgd_oracle, hpgd_sarsa, hpgd_td
+from stackelberg.estimators.sampled import bc_hg, sampled_trace
+from stackelberg.estimators.sobirl import sobirl, sobirl_modified
+from stackelberg.estimators.zeroth_order import es, spsa
 
-ESTIMATORS: dict[str, Estimator] = {
+ESTIMATORS: dict[EstimatorName, Estimator] = {
     "expected-trace": expected_trace,
+    "gradient-critic": gradient_critic,
     "sampled-trace": sampled_trace,
+    "bc-hg": bc_hg,
+    "hpgd-mc": hpgd_mc,
+    "hpgd-td": hpgd_td,
+    "hpgd-sarsa": hpgd_sarsa,
+    "hpgd-oracle": hpgd_oracle,
+    "sobirl": sobirl,
+    "sobirl-modified": sobirl_modified,
+    "bi-ac": bi_ac,
+    "spsa": spsa,
+    "es": es,
     "naive": naive,
     "exact": exact_oracle,
 }
@@ -21,16 +40,27 @@ def estimator(name: str) -> Estimator:
     """The estimator of that name. Raises InputError if there is none."""
     if name not in ESTIMATORS:
         raise InputError(f"an estimator out of {', '.join(ESTIMATORS)}", f"'{name}'", "use one")
-    return ESTIMATORS[name]
+    return ESTIMATORS[cast(EstimatorName, name)]
 
 
 __all__ = [
     "ESTIMATORS",
     "Estimator",
     "Evidence",
+    "bc_hg",
+    "bi_ac",
+    "es",
     "estimator",
     "exact_oracle",
     "expected_trace",
+    "gradient_critic",
+    "hpgd_mc",
+    "hpgd_oracle",
+    "hpgd_sarsa",
+    "hpgd_td",
     "naive",
     "sampled_trace",
+    "sobirl",
+    "sobirl_modified",
+    "spsa",
 ]

@@ -1,91 +1,67 @@
-"""Estimators that sum along the sampled episodes."""
+"""BC-HG: the benefit that a follower's choice brought, times what made it choose so."""
 
 import torch
 from torch import Tensor
 
 from stackelberg import hypergradient
 from stackelberg.estimators.evidence import Evidence
-from stackelberg.exact import expected_next
+from stackelberg.estimators.signals import benefits, direct_term, discounts, indirect_term, trace
+from stackelberg.estimators.visits import Visits
 from stackelberg.types import Commitment
+
+BATCH = 64  # steps that `bc_hg` draws
 
 
 def sampled_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     """Benefit trace summed up along the sampled episodes, learned values.
 
-    grad J = E sum_k grad log f(a_k|s_k) [gamma_L^k A_L + e_k A_F / beta], designs by
-    `hypergradient.design_surrogate`. Unbiased with true critics and long episodes, but noisy.
-    Source: BC-HG, arXiv:2603.14867, in one scan over time.
+    indirect = (1 / (beta N)) sum_k e_k psi_k,   e_k = sum_t gamma_F^{k-t} gamma_L^t delta_t.
+
+    Exact when: critics are true and episodes long; then unbiased, but noisy.
+    Source: BC-HG, Kudo et al., arXiv:2603.14867; in one scan over time, this project.
     """
+    weight = discounts(evidence)
+    summed = trace(evidence, weight * benefits(evidence), evidence.trajectories)
+    direct = direct_term(evidence, commitment, weight)
+    return direct, indirect_term(evidence, commitment, summed)
+
+
+def bc_hg(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
+    """BC-HG as published.
+
+    Policies: 64 steps t drawn with probability gamma_L^t / W, W = sum_t gamma_L^t, each with its
+    recorded tail, the drawn step included even where its term has mean zero:
+
+        (W/N) mean { score_t A_L(s_t,a_t) + (delta_t / beta) sum_{k>=t} gamma_F^{k-t} psi_k }.
+
+    Published without the factor W/N, which both terms share, and with sum_a f(a|s) Q_L(s,a,b_t) as
+    the baseline of the direct term, which is biased where b_t depends on a_t: here it is V_L(s_t).
+    Designs: with qhat_F(s,b) the mean, over all visits of (s,b), of sum_{k>=t} gamma_F^{k-t} psi_k,
+
+        (1 / (beta N)) sum_t gamma_L^t delta_t qhat_F(s_t,b_t),
+
+    and every step in the direct term. Q_L is fitted by certainty equivalence on the learned model,
+    the fixed point of SARSA on the same data.
+
+    Exact when: critics are true and episodes long; then policies have it unbiased, designs as every
+    (s,b) has been visited often. Source: Kudo et al., arXiv:2603.14867.
+    """
+    seen, weight = evidence.trajectories, discounts(evidence)
     if commitment.design is None:
-        return _sampled_policy(evidence, commitment)
-    return _sampled_design(evidence, commitment)
-
-
-def _sampled_policy(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
-    game, critics, seen = evidence.game, evidence.critics, evidence.trajectories
-    m = torch.arange(len(critics.policy))[:, None, None]
-    s, a, b = seen.state, seen.leader_action, seen.follower_action
-    old = critics.policy[m, s, a]
-    ratio = commitment.policy[m, s, a] / old  # its gradient at the played policy is the score
-    weight = game.leader_discount ** seen.time.double()
-    leader_state_value = (critics.policy * critics.leader_value).sum(-1)
-    leader_advantage = (critics.leader_value - leader_state_value.unsqueeze(-1))[m, s, a]
-    discounts = game.leader_discount, game.follower_discount
-    benefit = critics.benefit[m, s, a, b]
-    if game.follower_observes_action:
-        trace = hypergradient.benefit_trace(benefit, seen.time, *discounts)
-        average = (critics.policy * critics.follower_value).sum(-1, keepdim=True)
-        follower_advantage = (critics.follower_value - average)[m, s, a]
+        weight = weight.sum((1, 2), keepdim=True) * _drawn_shares(evidence, weight)
+        worth = weight * benefits(evidence)
     else:
-        trace = hypergradient.inclusive_benefit_trace(benefit, seen.time, *discounts)
-        action_value = critics.follower_action_value
-        average = (critics.policy.unsqueeze(-1) * action_value).sum(-2, keepdim=True)
-        follower_advantage = (action_value - average)[m, s, a, b]
-    advantage = hypergradient.stackelberg_advantage(
-        leader_advantage, follower_advantage, trace, weight, game.temperature
-    )
-    direct = hypergradient.policy_surrogate(ratio, weight * leader_advantage, seen.episodes)
-    return direct, hypergradient.policy_surrogate(ratio, advantage, seen.episodes) - direct
+        worth = Visits(evidence, seen).choice_mean(weight * benefits(evidence))
+    summed = hypergradient.restarting_sum(worth, seen.time, evidence.game.follower_discount)
+    direct = direct_term(evidence, commitment, weight)
+    return direct, indirect_term(evidence, commitment, summed)
 
 
-def _sampled_design(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
-    game, critics, seen = evidence.game, evidence.critics, evidence.trajectories
-    model = game.model(commitment.design)
-    m = torch.arange(len(critics.policy))[:, None, None]
-    index = (m, seen.state, seen.leader_action, seen.follower_action)
-    benefit = critics.benefit[index]
-    trace = hypergradient.inclusive_benefit_trace(
-        benefit, seen.time, game.leader_discount, game.follower_discount
-    )
-    log_transition = torch.zeros_like(benefit)
-    if model.transition.requires_grad:
-        outcome = (*index, seen.next_state)
-        reached = model.transition[outcome]
-        if model.ending is not None:
-            reached = torch.where(seen.terminated, model.ending[outcome], reached)
-        log_transition = reached.log()
-    surrogates = []
-    for reward, value, weight, discount in (
-        (
-            model.leader_reward,
-            critics.leader_state_value,
-            game.leader_discount ** seen.time.double(),
-            game.leader_discount,
-        ),
-        (
-            model.follower_reward,
-            critics.follower_state_value,
-            trace / game.temperature,
-            game.follower_discount,
-        ),
-    ):
-        paid = reward.expand(critics.response.shape)[index]
-        arrived = torch.where(seen.terminated, 0.0, value[m, seen.next_state])
-        if model.transition.requires_grad:  # no bias, less noise
-            arrived = arrived - expected_next(model.detach(), value)[index]
-        surrogates.append(
-            hypergradient.design_surrogate(
-                paid, log_transition, arrived, weight, discount, seen.episodes
-            )
-        )
-    return surrogates[0], surrogates[1]
+def _drawn_shares(evidence: Evidence, weight: Tensor) -> Tensor:
+    """How often each step is among `BATCH` draws of chance ~ weight, over BATCH: [M, N, T]."""
+    cumulative = weight.flatten(1).cumsum(-1)
+    noise = torch.stack([torch.from_numpy(g.random(BATCH)) for g in evidence.noise])
+    drawn = torch.searchsorted(cumulative, noise * cumulative[:, -1:], right=True)
+    drawn = drawn.clamp(max=cumulative.shape[-1] - 1)
+    shares = torch.zeros_like(cumulative)
+    return shares.scatter_add_(1, drawn, torch.full_like(noise, 1 / BATCH)).view_as(weight)

@@ -1,0 +1,128 @@
+"""Hyper policy gradient descent (HPGD), Thoma et al., NeurIPS 2024, arXiv:2406.01575.
+
+    indirect = (1 / (beta N)) sum_t gamma_L^t A_t [ qhat_F(c_t) - vhat_F(x_t) ]
+
+Here x_t is the situation that the follower chose in and c_t its choice (`Visits`); qhat_F is the
+gradient of Q_F, vhat_F that of V_F, and the baseline sits on the follower's gradient. The forms
+differ in where A_t, the worth of the choice to the leader, and the two gradients come from. Means
+over visits are published for designs in tables; for policies they are the same with the signals of
+`signals`. N counts episodes begun, published are those finished.
+"""
+
+import torch
+from torch import Tensor
+
+from stackelberg.errors import InputError
+from stackelberg.estimators.evidence import Evidence
+from stackelberg.estimators.signals import (
+    benefits,
+    direct_term,
+    discounts,
+    indirect_term,
+    sees_action,
+    trace,
+)
+from stackelberg.estimators.visits import Visits, centred_between, sums
+from stackelberg.hypergradient import remaining_sum
+from stackelberg.rollout import Trajectories
+from stackelberg.types import Commitment
+
+ORACLE_STEPS = 10_000  # that `hpgd_oracle` takes from uniformly drawn states
+
+
+def hpgd_mc(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
+    """HPGD, Monte Carlo: A_t = qhat_L(c_t) - vhat_L(x_t), all four means over visits of tails.
+
+    qhat_L and vhat_L average the leader's returns sum_{k>=t} gamma_L^{k-t} r_L, qhat_F and vhat_F
+    the follower's signals sum_{k>=t} gamma_F^{k-t} psi_k, both cut where the sample ends.
+
+    Exact when: in the limit of many visits of every choice and of long episodes; it is biased in a
+    finite sample, 0 where no situation was met twice. Source: arXiv:2406.01575.
+    """
+    seen, weight = evidence.trajectories, discounts(evidence)
+    visits = Visits(evidence, seen)
+    worth = weight * visits.centred(_returns(evidence, seen))
+    summed = trace(evidence, visits.centred(worth), seen)
+    return direct_term(evidence, commitment, weight), indirect_term(evidence, commitment, summed)
+
+
+def hpgd_sarsa(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
+    """HPGD, SARSA: A_t = delta_t from a fitted Q_L; qhat_F and vhat_F as in `hpgd_mc`.
+
+    Published Q_L is a table after one pass of SARSA over the sample; here it is the fixed point of
+    TD on all that has been seen, which is certainty equivalence on the learned model.
+
+    Exact when: as `hpgd_mc`. Source: arXiv:2406.01575, as compared in arXiv:2603.14867.
+    """
+    seen, weight = evidence.trajectories, discounts(evidence)
+    worth = Visits(evidence, seen).centred(weight * benefits(evidence))
+    summed = trace(evidence, worth, seen)
+    return direct_term(evidence, commitment, weight), indirect_term(evidence, commitment, summed)
+
+
+def hpgd_oracle(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
+    """HPGD with an oracle: `hpgd_mc` whose four means come from other play, from every state.
+
+    The sum over t runs over the iteration's play, the means over 10,000 more steps of the present
+    leader and follower, whose episodes start in states drawn uniformly. What those have not visited
+    counts 0.
+
+    Exact when: as `hpgd_mc`. Source: arXiv:2406.01575.
+
+    Raises:
+        InputError: without a probe.
+    """
+    if evidence.probe is None:
+        raise InputError(
+            "a probe for the estimator hpgd-oracle, which plays more",
+            "evidence without one",
+            "train by the Coordinator, or use hpgd-mc",
+        )
+    uniform = torch.full_like(
+        evidence.commitment.policy[0, :, 0], 1 / len(evidence.critics.policy[0])
+    )
+    weight, far = discounts(evidence), evidence.probe.play(ORACLE_STEPS, uniform)
+    near, there = Visits(evidence, evidence.trajectories), Visits(evidence, far)
+    worth = weight * centred_between(_returns(evidence, far), there, near, over=there)
+    summed = trace(evidence, centred_between(worth, near, there, over=there), far)
+    indirect = indirect_term(evidence, commitment, summed, far)
+    return direct_term(evidence, commitment, weight), indirect
+
+
+def hpgd_td(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
+    """HPGD, temporal differences: A_t = Q_L(c_t), each tail for itself, vhat_F a vector critic.
+
+        indirect = (1 / (beta N)) sum_t gamma_L^t Q_L(c_t) [ G_t - vhat_F(x_t) ],
+        G_t      = sum_{k>=t} gamma_F^{k-t} psi_k
+
+    vhat_F is the fixed point of TD on the sample: with P and psi the sample's own frequencies and
+    means by state, H = psi + gamma_F P H, vhat_F(s) = H(s), or gamma_F E[H(s') | s,a] if the
+    follower saw a. The adjoint of that system gives each psi_k its weight. Q_L as in `hpgd_sarsa`,
+    averaged over leader actions that the follower did not see.
+
+    Exact when: critics are true, in the limit of many visits and long episodes; in a finite sample
+    vhat_F depends on the tails that it is taken off from. Source: arXiv:2406.01575.
+    """
+    game, critics, seen = evidence.game, evidence.critics, evidence.trajectories
+    weight = discounts(evidence)
+    state_value = (critics.policy * critics.leader_value).sum(-1, keepdim=True)
+    value = critics.leader_value if sees_action(evidence) else state_value.expand_as(critics.policy)
+    m = torch.arange(len(value))[:, None, None]
+    worth = weight * (benefits(evidence) + value[m, seen.state, seen.leader_action])
+    states, went_on = value.shape[1], (~seen.terminated).double()
+    visits = sums(torch.ones_like(worth), seen.state, states).clamp(min=1)
+    pairs = sums(went_on, seen.state * states + seen.next_state, states**2)
+    kernel = pairs.view(-1, states, states) / visits.unsqueeze(-1)
+    enters = sums(worth, seen.state, states)
+    if sees_action(evidence):
+        left = Visits(evidence, seen).situation_mean(worth) * went_on
+        enters = game.follower_discount * sums(left, seen.next_state, states)
+    system = torch.eye(states, dtype=kernel.dtype) - game.follower_discount * kernel.mT
+    share = torch.linalg.solve(system, enters.unsqueeze(-1)).squeeze(-1) / visits
+    summed = trace(evidence, worth, seen) - share[m[..., 0], seen.state.flatten(1)].view_as(worth)
+    return direct_term(evidence, commitment, weight), indirect_term(evidence, commitment, summed)
+
+
+def _returns(evidence: Evidence, seen: Trajectories) -> Tensor:
+    """The leader's return from each step on [M, N, T], to the end of episode or sample."""
+    return remaining_sum(seen.leader_reward, seen.time, evidence.game.leader_discount)
