@@ -30,7 +30,6 @@ class Probe:
     generators: Callable[[int], list[np.random.Generator]]  # of a draw, one for each leader
     steps: dict[str, int] = field(default_factory=lambda: {"leader": 0, "follower": 0})
 
-    @torch.no_grad()
     def returns(self, displacements: Sequence[Tensor], draw: int = 0) -> Tensor:
         """Mean discounted return [M] of the leaders, displaced, against followers that answer.
 
@@ -41,7 +40,7 @@ class Probe:
             draw: which random numbers.
         """
         with self._displaced(displacements):
-            commitment = commit(self.game, self.leader)
+            commitment = commit(self.game, self.leader).detach()
             generators = self.generators(draw)
             seeds = [int(generator.integers(2**31)) for generator in generators]
             response = self.follower.best_respond(self.game, commitment, seeds)
@@ -57,7 +56,6 @@ class Probe:
         self.steps["follower"] += response.steps
         return seen.first_returns(seen.leader_reward, self.game.leader_discount).mean(-1)
 
-    @torch.no_grad()
     def play(self, steps: int, initial: Tensor, draw: int = 0) -> Trajectories:
         """At least `steps` steps of the present leaders and response, from elsewhere.
 
@@ -67,7 +65,7 @@ class Probe:
         """
         seen = play(
             self.game,
-            commit(self.game, self.leader),
+            commit(self.game, self.leader).detach(),
             self.response,
             streams=-(-steps // self.game.horizon),
             steps=self.game.horizon,
@@ -81,13 +79,15 @@ class Probe:
     def _displaced(self, displacements: Sequence[Tensor]) -> Iterator[None]:
         """The leader elsewhere; afterwards leader and follower are what they were."""
         parameters = list(self.leader.parameters())
-        before = [p.clone() for p in parameters]
+        before = [p.detach().clone() for p in parameters]
         state = {name: value.clone() for name, value in self.follower.state().items()}
         try:
-            for p, displacement in zip(parameters, displacements, strict=True):
-                p.add_(displacement)
+            with torch.no_grad():
+                for p, displacement in zip(parameters, displacements, strict=True):
+                    p.add_(displacement)
             yield
         finally:
-            for p, origin in zip(parameters, before, strict=True):
-                p.copy_(origin)
+            with torch.no_grad():
+                for p, origin in zip(parameters, before, strict=True):
+                    p.copy_(origin)
             self.follower.load(state)

@@ -107,6 +107,8 @@ def _family(seed: int, kind: str, observes: bool, equal: bool, ends: bool) -> Fa
 
 def gradient(value: Tensor, x: Tensor) -> Tensor:
     """d(sum value)/dx, zero where value does not depend on x."""
+    if not value.requires_grad:
+        return torch.zeros_like(x)
     found = torch.autograd.grad(value.sum(), x, allow_unused=True, retain_graph=True)[0]
     return torch.zeros_like(x) if found is None else found
 
@@ -195,6 +197,7 @@ class Rested(Game):
         self.leader_moves = game.leader_moves  # type: ignore[misc]
         self.leader_space, self.follower_space = game.leader_space, game.follower_space
         self.states = game.observation_space.shape[0] + 1
+        self.observation_space = spaces.Box(0.0, 1.0, (self.states,), np.float32)
 
     def model(self, design: Tensor | None = None) -> TabularModel:
         model = self.inner.model(design)

@@ -1,6 +1,5 @@
 """Estimators against the exact hypergradient: every path listed, then sampled play."""
 
-
 import numpy as np
 import pytest
 import torch
