@@ -1,7 +1,8 @@
 """Hypergradient estimators behind one signature.
 
 An estimator takes the evidence of one outer iteration and the leader's attached commitment, and
-returns two surrogates [M], direct and indirect, whose gradients add up to the hypergradient.
+returns two surrogates [M], direct and indirect, whose gradients add up to the hypergradient. One
+that does not apply to the game, or needs a probe and has none, raises InputError.
 """
 
 from typing import cast

@@ -100,8 +100,9 @@ def hpgd_td(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]
     follower saw a. The adjoint of that system gives each psi_k its weight. Q_L as in `hpgd_sarsa`,
     averaged over leader actions that the follower did not see.
 
-    Exact when: critics are true, in the limit of many visits and long episodes; in a finite sample
-    vhat_F depends on the tails that it is taken off from. Source: arXiv:2406.01575.
+    Exact when: critics are true, in the limit of many visits and long episodes. In a finite sample
+    vhat_F depends on the tails that it is taken off from, and goes on where the sample cuts them.
+    Without a baseline on Q_L it is the noisiest of the forms. Source: arXiv:2406.01575.
     """
     game, critics, seen = evidence.game, evidence.critics, evidence.trajectories
     weight = discounts(evidence)
