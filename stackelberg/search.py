@@ -1,4 +1,10 @@
-"""The leader's optimum in a tabular game, by exact ascent from many restarts in one batch."""
+"""Global search of the leader's optimum on a model, the true one or one that was learned.
+
+Many starting points climb at once; then the best of them are recombined and climb again. A climb
+finds the top of its hill; recombining finds hills that no start was on, because what one leader has
+got right in one state, or with one part of a design, goes with what another has got right elsewhere
+(a memetic algorithm; Moscato, 1989).
+"""
 
 import copy
 import math
@@ -14,147 +20,166 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from stackelberg import exact, hypergradient
 from stackelberg.game import Game
+from stackelberg.model import TabularModel
 from stackelberg.trust_region import TrustRegion, scale
-from stackelberg.types import Leader, commit, everywhere
+from stackelberg.types import Commitment, Leader, commit, everywhere
 
-SPREAD = 0.01, 4.0  # factors on the leader's initial parameters, from the first restart to the last
+SPREAD = 0.01, 8.0  # factors on N(0, 1) parameters, from the first start to the last
 WARM = 10.0  # how much warmer than the follower's own temperature a climb starts
-FINISHED = 4  # restarts that L-BFGS brings to the top of their hills
 RATE = 0.3  # Adam's first step
-SAME = 1e-4  # relative difference below which two restarts have reached the same value
+CLOSE = 1e-5  # to which a climb knows the follower's values
+ELITE = 12  # of a population, from which the next generation is made
+GENERATIONS = 6  # at most
+POPULATIONS = 2  # that recombine apart from each other
+FINISHED = 3  # leaders of a population that L-BFGS brings to the top of their hills
+SAME = 1e-4  # relative difference below which two searches have reached the same value
+
+Model = Callable[[Commitment], TabularModel]  # what commitments make of the game
 
 
 @dataclass(frozen=True)
 class Solution:
     """The best that a search has found.
 
-    `values` holds every restart's final value, best first.
+    `values` holds what every restart reached alone, best first: the spread of the local optima.
+    `populations` holds what each population reached by recombining; empty where more than half of
+    the restarts had agreed before.
     """
 
     value: float
     parameters: list[Any]  # the policy f(a|s) [S, A], or the design [d]
     values: list[float]
+    populations: list[float]
 
     @property
     def reached_by(self) -> int:
-        """How many restarts ended within `SAME` of the best."""
-        return sum(v >= self.value - SAME * max(1.0, abs(self.value)) for v in self.values)
+        """How many searches ended within `SAME` of the best: restarts alone, and populations."""
+        return sum(_reaches(v, self.value) for v in [*self.values, *self.populations])
+
+
+def _reaches(value: float, best: float) -> bool:
+    return value >= best - SAME * max(1.0, abs(best))
+
+
+class Elite:
+    """The best leaders so far, best first: rows of tables, and their values.
+
+    Args:
+        size: how many are kept.
+    """
+
+    def __init__(self, size: int = ELITE) -> None:
+        self.size = size
+        self.tables: list[Tensor] = []  # [E, ...], the leaders' parameters first
+        self.value = torch.empty(0, dtype=torch.float64)
+
+    def add(self, tables: Sequence[Tensor], value: Tensor) -> None:
+        """Take in leaders with values [K]; of those within `SAME` of each other stays one."""
+        if self.tables:
+            tables = [torch.cat(pair) for pair in zip(self.tables, tables, strict=True)]
+            value = torch.cat([self.value, value])
+        best: list[int] = []
+        for i in value.argsort(descending=True, stable=True).tolist():
+            if not best or not _reaches(value[i].item(), value[best[-1]].item()):
+                best.append(i)
+        best = best[: self.size]
+        self.tables, self.value = [table[best] for table in tables], value[best]
+
+    def offspring(self, parameters: int, count: int, noise: np.random.Generator) -> list[Tensor]:
+        """`count` new starting points [count, ...] from the first `parameters` tables.
+
+        In turn two with every entry from one of two parents (the better a leader, the likelier a
+        parent), one parent with noise, and one flattened, which is less sure of itself.
+        """
+        ranks = noise.exponential(self.size / 4, (2, count)).astype(int)
+        first, second = torch.from_numpy(ranks.clip(max=len(self.value) - 1))
+        kind = torch.arange(count) % 4
+        strength = torch.from_numpy(noise.choice([0.5, 1.0, 2.0, 4.0], count)) * (kind == 2)
+        flat = torch.from_numpy(noise.choice([0.3, 0.5, 0.7], count))
+        flat = torch.where(kind == 3, flat, 1.0)
+        born = []
+        for table in self.tables[:parameters]:
+            one, other = table[first], table[second]
+            taken = torch.from_numpy(noise.random(one.shape) < 0.5)
+            taken[kind >= 2] = False
+            moved = scale(torch.from_numpy(noise.normal(size=one.shape)), strength)
+            born.append(scale(torch.where(taken, other, one), flat) + moved.to(one))
+        return born
+
+
+def scatter(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Parameters [K, ...] of N(0, 1), scaled from nearly 0 to nearly deterministic leaders."""
+    low, high = (math.log(factor) for factor in SPREAD)
+    factors = torch.linspace(low, high, len(parameters[0]), dtype=torch.float64).exp()
+    return [scale(p.detach(), factors.to(p)) for p in parameters]
+
+
+@torch.no_grad()
+def place(leader: Leader, parameters: Sequence[Tensor]) -> None:
+    """Give the leaders these parameters [K, ...]."""
+    for p, given in zip(leader.parameters(), parameters, strict=True):
+        p.copy_(given)
+
+
+def replicate(leader: Leader, parameters: Sequence[Tensor]) -> Leader:
+    """As many leaders of the same kind as there are rows of parameters [K, ...]."""
+    many = copy.deepcopy(leader)
+    many.count = len(parameters[0])
+    for p, given in zip(many.parameters(), parameters, strict=True):
+        p.data = given.to(p.dtype).clone()
+    return many
 
 
 class _Ascent:
-    """Exact objective and hypergradient of M leaders, warm-started from call to call."""
+    """Objective and hypergradient of K leaders on a model, warm-started from call to call."""
 
-    def __init__(self, game: Game, leader: Leader) -> None:
-        self.game, self.leader = game, leader
+    def __init__(self, game: Game, leader: Leader, model: Model, tolerance: float = 1e-8) -> None:
+        self.game, self.leader, self.model, self.tolerance = game, leader, model, tolerance
         self.parameters = list(leader.parameters())
         self.start: Tensor | None = None
 
     def __call__(self, warmth: float = 1.0) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """J [M] and its gradient, with the follower's temperature `warmth` times its own."""
+        """J [K] and its gradient, with the follower's temperature `warmth` times its own."""
         commitment = commit(self.game, self.leader)
-        model = self.game.model(commitment.design)
+        model = self.model(commitment)
         model = replace(model, temperature=model.temperature * warmth)
-        policy = commitment.policy.detach()
-        best = exact.best_response(model.detach(), policy, self.start)
+        known, policy = model.detach(), commitment.policy.detach()
+        best = exact.best_response(known, policy, self.start, self.tolerance)
         self.start = best.state_value
-        critics = hypergradient.tabular_critics(model.detach(), policy, best)
+        critics = hypergradient.tabular_critics(known, policy, best)
         surrogate = hypergradient.direct_surrogate(critics, model, commitment.policy)
         surrogate = surrogate + hypergradient.indirect_surrogate(critics, model, commitment.policy)
-        value = (model.initial.detach() * critics.leader_state_value).sum(-1)
-        return value, torch.autograd.grad(surrogate.sum(), self.parameters)
+        return critics.objective, torch.autograd.grad(surrogate.sum(), self.parameters)
 
 
-class _Best:
-    """The best parameters that each restart has had, and their values."""
+class Best:
+    """The best parameters that each of K leaders has had, and their values [K]."""
 
     def __init__(self, leader: Leader) -> None:
-        self.parameters = list(leader.parameters())
-        self.kept = [p.detach().clone() for p in self.parameters]
+        self.leader = leader
+        self.parameters = [p.detach().clone() for p in leader.parameters()]
         self.value = torch.full((leader.count,), -torch.inf, dtype=torch.float64)
 
     @torch.no_grad()
     def keep(self, value: Tensor) -> None:
-        """Remember the present parameters where `value` [M] is the best so far."""
+        """Remember the leaders as they are now where `value` [K] is the best so far."""
         better = value > self.value
         self.value = torch.where(better, value, self.value)
-        for kept, p in zip(self.kept, self.parameters, strict=True):
+        for kept, p in zip(self.parameters, self.leader.parameters(), strict=True):
             kept[better] = p[better]
 
-    @torch.no_grad()
-    def replace(self, restart: int, value: float, parameters: Sequence[Tensor]) -> None:
-        """Take over one restart's parameters [1, ...] if they are better."""
-        if value > self.value[restart]:
-            self.value[restart] = value
-            for kept, p in zip(self.kept, parameters, strict=True):
-                kept[restart] = p[0]
 
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the best parameters back."""
-        for kept, p in zip(self.kept, self.parameters, strict=True):
-            p.copy_(kept)
-
-
-def solve(
-    game: Game,
-    leader: Leader,
-    steps: int = 200,
-    polish: int = 100,
-    report: Callable[[int, int, float], None] = lambda step, total, value: None,
-) -> Solution:
-    """Maximise the exact objective from `leader.count` restarts.
-
-    Every restart climbs twice, once on the objective itself and once from ten times the follower's
-    temperature, which smooths the landscape, cooling down to its own. It climbs by Adam, whose
-    steps do not shrink where the objective is flat; its best point is then polished by trust-region
-    steps, the best few by L-BFGS. Not a proof of optimality unless the objective is unimodal:
-    `reached_by` says how many restarts agree.
+def climb(
+    game: Game, leader: Leader, model: Model, best: Best, steps: int, warmth: float = 1.0
+) -> Iterator[None]:
+    """Adam on the objective, whose steps do not shrink where it is flat; yields after every step.
 
     Args:
-        game: tabular. leader: one row per restart, initialised N(0, 1); changed in place.
-        steps: of each climb. polish: steps of the polishing.
-        report: called with the step, the number of all steps and the best value so far.
-
-    Raises:
-        InputError: if the game has no tables.
+        leader: K leaders, changed in place; `best` keeps their best.
+        warmth: factor on the follower's temperature at the start, which smooths the landscape; it
+            has come down to 1 at half-time.
     """
-    game.require_tables()
-    best = _Best(leader)
-    _widen(leader)
-    total = 2 * steps + polish
-    first = [p.detach().clone() for p in leader.parameters()]
-    for climb, warmth in enumerate((1.0, WARM)):
-        with torch.no_grad():
-            for p, origin in zip(leader.parameters(), first, strict=True):
-                p.copy_(origin)
-        for step in _climb(_Ascent(game, leader), best, steps, warmth):
-            report(climb * steps + step, total, best.value.max().item())
-    best.restore()
-    for step in _polish(_Ascent(game, leader), best, polish):
-        report(2 * steps + step, total, best.value.max().item())
-    for restart in best.value.argsort(descending=True)[:FINISHED].tolist():
-        best.replace(restart, *_finish(game, leader, best, restart))
-    best.restore()
-    with torch.no_grad():
-        found = commit(game, leader)
-    rows = found.policy if found.design is None else found.design
-    order = best.value.argsort(descending=True)
-    return Solution(
-        best.value[order[0]].item(), rows[order[0]].tolist(), best.value[order].tolist()
-    )
-
-
-@torch.no_grad()
-def _widen(leader: Leader) -> None:
-    """Scale the restarts' parameters by factors from SPREAD."""
-    low, high = (math.log(factor) for factor in SPREAD)
-    factors = torch.linspace(low, high, leader.count, dtype=torch.float64).exp()
-    for p in leader.parameters():
-        p.copy_(scale(p, factors))
-
-
-def _climb(ascent: _Ascent, best: _Best, steps: int, warmth: float) -> Iterator[int]:
-    """Adam on the exact objective, at the follower's own temperature from half-time on."""
+    ascent = _Ascent(game, leader, model, CLOSE)
     adam = torch.optim.Adam(ascent.parameters, betas=(0.9, 0.99), eps=1e-30)
     for step in range(steps):
         warm = max(1.0, warmth ** (1 - 2 * step / steps))
@@ -165,36 +190,114 @@ def _climb(ascent: _Ascent, best: _Best, steps: int, warmth: float) -> Iterator[
             p.grad = -g
         adam.param_groups[0]["lr"] = RATE * (1.01 - step / steps)
         adam.step()
-        yield step
+        yield
+    place(leader, best.parameters)
 
 
-def _polish(ascent: _Ascent, best: _Best, steps: int) -> Iterator[int]:
+def solve(
+    game: Game,
+    leader: Leader,
+    steps: int = 100,
+    polish: int = 60,
+    report: Callable[[int, int, float], None] = lambda step, total, value: None,
+) -> Solution:
+    """Maximise the exact objective from `leader.count` restarts.
+
+    Every restart climbs twice, once on the objective itself and once from ten times the follower's
+    temperature; its best point is polished by trust-region steps, the best few by L-BFGS. Unless
+    more than half of the restarts agree by then, two populations, apart from each other, recombine
+    what the first climbs have found and climb again. Not a proof of optimality unless the objective
+    is unimodal: `reached_by` says how many searches ended at the same value.
+
+    Args:
+        game: tabular. leader: one row per restart, initialised N(0, 1); left at the restarts' best.
+        steps: of each of a restart's two climbs. polish: steps of the polishing.
+        report: called with the step, the number of all steps and the best value so far.
+
+    Raises:
+        InputError: if the game has no tables.
+    """
+    game.require_tables()
+    count = leader.count
+    done, total = 0, 2 * steps + polish + POPULATIONS * GENERATIONS * (steps // 2)
+    top = -math.inf
+
+    def watch(climbing: Iterator[None], best: Best) -> None:
+        nonlocal done, top
+        for _ in climbing:
+            top = max(top, best.value.max().item())
+            report(done, total, top)
+            done += 1
+
+    first = scatter(list(leader.parameters()))
+    alone = Best(leader)
+    elites = [Elite() for _ in range(min(POPULATIONS, count))]
+    for warmth in (1.0, WARM):
+        place(leader, first)
+        watch(climb(game, leader, true_model(game), alone, steps, warmth), alone)
+        if warmth == 1.0:  # where the hills that are climbed are not yet few
+            for i, elite in enumerate(elites):
+                elite.add(
+                    [p[i::POPULATIONS] for p in alone.parameters], alone.value[i::POPULATIONS]
+                )
+    watch(_polish(game, leader, alone, polish), alone)
+    single = Elite()
+    single.add(alone.parameters, alone.value)
+    _finish(game, leader, single)
+    best = single.value[0].item()
+    disagree = sum(_reaches(value, best) for value in alone.value.tolist()) <= count // 2
+    noise = np.random.default_rng(count)
+    for elite in elites * disagree:
+        for _ in range(GENERATIONS):
+            family = replicate(leader, elite.offspring(len(first), -(-count // POPULATIONS), noise))
+            found = Best(family)
+            watch(climb(game, family, true_model(game), found, steps // 2), found)
+            elite.add(found.parameters, found.value)
+        _finish(game, leader, elite)
+    winner = max([single, *elites * disagree], key=lambda elite: elite.value[0].item())
+    with torch.no_grad():
+        chosen = commit(game, replicate(leader, [table[:1] for table in winner.tables]))
+    rows = chosen.policy if chosen.design is None else chosen.design
+    return Solution(
+        value=winner.value[0].item(),
+        parameters=rows[0].tolist(),
+        values=alone.value.sort(descending=True).values.tolist(),
+        populations=[elite.value[0].item() for elite in elites * disagree],
+    )
+
+
+def true_model(game: Game) -> Model:
+    """What commitments make of the game itself."""
+    return lambda commitment: game.model(commitment.design)
+
+
+def _polish(game: Game, leader: Leader, best: Best, steps: int) -> Iterator[None]:
     """Trust-region steps along the exact hypergradient, whose radius settles to the optimum."""
-    region = TrustRegion(ascent.parameters, 1e-4, 0.3, ascent.leader.rows)
-    observed = everywhere(ascent.game)
-    for step in range(steps):
+    ascent = _Ascent(game, leader, true_model(game))
+    region = TrustRegion(ascent.parameters, 1e-4, 0.3, leader.rows)
+    observed = everywhere(game)
+    for _ in range(steps):
         value, gradient = ascent()
         best.keep(value)
-        region.step(gradient, lambda: ascent.leader.position(observed))
-        yield step
+        region.step(gradient, lambda: leader.position(observed))
+        yield
     best.keep(ascent()[0])
+    place(leader, best.parameters)
 
 
-def _finish(game: Game, leader: Leader, best: _Best, restart: int) -> tuple[float, list[Tensor]]:
-    """One restart's best parameters, improved by L-BFGS, and their value."""
-    alone = copy.deepcopy(leader)
-    alone.count = 1
-    for p, kept in zip(alone.parameters(), best.kept, strict=True):
-        p.data = kept[[restart]].clone()
-    ascent = _Ascent(game, alone)
+def _finish(game: Game, leader: Leader, elite: Elite) -> None:
+    """L-BFGS from the best few."""
+    for i in range(min(FINISHED, len(elite.value))):
+        alone = replicate(leader, [table[i : i + 1] for table in elite.tables])
+        ascent = _Ascent(game, alone, true_model(game))
 
-    def downhill(x: np.ndarray) -> tuple[float, np.ndarray]:
-        vector_to_parameters(torch.from_numpy(x).to(ascent.parameters[0]), ascent.parameters)
-        value, gradient = ascent()
-        return -value.item(), -parameters_to_vector(gradient).double().numpy()
+        def downhill(x: np.ndarray, ascent: _Ascent = ascent) -> tuple[float, np.ndarray]:
+            vector_to_parameters(torch.from_numpy(x).to(ascent.parameters[0]), ascent.parameters)
+            value, gradient = ascent()
+            return -value.item(), -parameters_to_vector(gradient).double().numpy()
 
-    start = parameters_to_vector(ascent.parameters).detach().double().numpy()
-    options = {"maxiter": 200, "ftol": 1e-15, "gtol": 1e-10}
-    found = optimize.minimize(downhill, start, jac=True, method="L-BFGS-B", options=options)
-    value = -downhill(found.x)[0]
-    return value, [p.detach() for p in ascent.parameters]
+        start = parameters_to_vector(ascent.parameters).detach().double().numpy()
+        options = {"maxiter": 200, "ftol": 1e-15, "gtol": 1e-10}
+        found = optimize.minimize(downhill, start, jac=True, method="L-BFGS-B", options=options)
+        value = torch.tensor([-downhill(found.x)[0]], dtype=torch.float64)
+        elite.add([p.detach() for p in ascent.parameters], value)
