@@ -6,11 +6,11 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from stackelberg.config import TrainConfig
+from stackelberg.config import Access, TrainConfig
 from stackelberg.errors import InputError
 
 GameReference = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GAME")]
@@ -85,9 +85,9 @@ class Train:
             leader = registry.load("leaders", self.leader)(game, (self.seed,))
         label = {
             "game": self.game,
-            "game_options": dict(option.split("=", 1) for option in self.game_option),
+            "game_options": _pairs(self.game_option),
             "follower": self.follower,
-            "follower_options": dict(option.split("=", 1) for option in self.follower_option),
+            "follower_options": _pairs(self.follower_option),
             "leader": self.leader,
         }
         out = self.folder(game)
@@ -201,6 +201,96 @@ class Solve:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Measure what a leader reaches against followers that stop short of their best response."""
+
+    game: GameReference
+    """A shipped name (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
+    game_option: Options = ()
+    """An option of the game, repeatable."""
+    sweeps: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
+    """Soft policy sweeps after which a follower stops, one follower for each number."""
+    restart: tuple[Literal["carry", "reset"], ...] = ("carry", "reset")
+    """Each follower starts from its last values (carry), from 0 (reset), or both in turn."""
+    backups: int = 1
+    """Evaluation backups in a sweep."""
+    leader: str = "default"
+    """default (what fits the game's action space), spread (the same from N(0, 1)), or mlp."""
+    seeds: int = 10
+    """Leaders side by side against every follower, from the seeds 0, 1, ..."""
+    iterations: int = TrainConfig.iterations
+    """Outer iterations of every training."""
+    streams: int = TrainConfig.streams
+    """Parallel streams of play per outer iteration."""
+    steps: int | None = TrainConfig.steps
+    """Steps of each stream per outer iteration; the game's horizon unless given."""
+    estimator: str = TrainConfig.estimator
+    """Hypergradient estimator; `stackelberg games` lists them."""
+    access: Access = TrainConfig.access
+    """What the leader may see of the follower."""
+    out: Path | None = None
+    """Folder for table and figure, new or empty; runs/GAME_study unless given."""
+    json: bool = False
+    """Print one JSON object, what study.json holds."""
+    quiet: bool = False
+    """No progress bar, no table."""
+
+    def run(self) -> None:
+        from stackelberg import registry
+        from stackelberg.process import interruptible, single_thread
+        from stackelberg.progress import counting_bar
+        from stackelberg.run_directory import check_new_folder, to_json
+        from stackelberg.study import findings, print_table, study, write
+        from stackelberg.summary import versions
+
+        if self.seeds < 1:
+            raise InputError("seeds >= 1", f"{self.seeds}", "give how many leaders to train")
+        if not self.restart:
+            raise InputError("restart carry, reset or both", "none", "name at least one")
+        settings = ("iterations", "streams", "steps", "estimator", "access")
+        config = TrainConfig(**{name: getattr(self, name) for name in settings})
+        game = registry.make_game(self.game, self.game_option)
+        followers = self.followers()
+        leaders, seeds = registry.load("leaders", self.leader), range(self.seeds)
+        out = self.out or Path("runs") / f"{game.name}_study"
+        check_new_folder(out)
+        interruptible()
+        try:
+            with single_thread(), counting_bar(game.name, hidden=self.quiet or self.json) as show:
+                measures = study(game, lambda s: leaders(game, s), followers, config, seeds, show)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None  # nothing to resume
+        label = {name: value for name, value in vars(self).items() if name not in _NO_LABEL}
+        label |= {"game_options": _pairs(self.game_option), "seeds": list(seeds)}
+        found = label | findings(measures, game.optimum) | {"versions": versions()}
+        write(out, found)
+        if self.json:
+            print(to_json(found))
+        elif not self.quiet:
+            print_table(found)
+            print(f"written to {out}")
+
+    def followers(self) -> dict[Any, Any]:
+        """The exact follower, then one for every restart and number of sweeps."""
+        from stackelberg.registry import make_follower
+        from stackelberg.study import Kind
+
+        made = {Kind("exact"): make_follower("exact")}
+        for restart in dict.fromkeys(self.restart):
+            for sweeps in dict.fromkeys(self.sweeps):
+                options = (f"sweeps={sweeps}", f"backups={self.backups}", f"restart={restart}")
+                made[Kind(restart, sweeps)] = make_follower("exact", options)
+        return made
+
+
+_NO_LABEL = ("game_option", "sweeps", "restart", "out", "json", "quiet")  # not what a study is
+
+
+def _pairs(options: tuple[str, ...]) -> dict[str, str]:
+    return dict(option.split("=", 1) for option in options)
+
+
 def _sentence(summary: dict[str, Any], out: Path) -> str:
     leader, regret = summary["leader_return"], summary["regret"]
     known = "" if regret is None else f", optimum {summary['optimum']:.6g}, regret {regret:.2g}"
@@ -215,6 +305,7 @@ Command = (
     Annotated[Games, tyro.conf.subcommand("games")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Solve, tyro.conf.subcommand("solve")]
+    | Annotated[Study, tyro.conf.subcommand("study")]
 )
 
 

@@ -122,19 +122,27 @@ def interval(returns: Tensor, horizon: int) -> dict[str, Any]:
     discounted and follow the objective: they run for `horizon` steps, whatever the game's own time
     limit.
     """
-    count = returns.shape[1]
-    mean = returns.mean(1)
-    spread: list[float] | list[None] = [None] * len(mean)
-    if count > 1:
-        spread = (returns.std(1) * stats.t.ppf(0.975, count - 1) / math.sqrt(count)).tolist()
+    mean, spread = returns.mean(1), half_widths(returns)
     one = len(mean) == 1
     return {
         "mean": mean.item() if one else mean.tolist(),
         "ci95": spread[0] if one else spread,
-        "episodes": count,
+        "episodes": returns.shape[1],
         "discounted": True,
         "horizon": horizon,
     }
+
+
+def half_widths(samples: Tensor) -> list[float] | list[None]:
+    """Of the 95 % confidence interval (Student's t) of each row's mean, samples [M, N].
+
+    One sample has no interval (None).
+    """
+    rows, count = samples.shape
+    if count == 1:
+        return [None] * rows
+    halves: list[float] = (samples.std(1) * stats.t.ppf(0.975, count - 1) / count**0.5).tolist()
+    return halves
 
 
 def versions() -> dict[str, str]:
