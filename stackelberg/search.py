@@ -101,6 +101,7 @@ def solve(
     steps: int = 200,
     polish: int = 100,
     report: Callable[[int, int, float], None] = lambda step, total, value: None,
+    start: Sequence[Tensor] | None = None,
 ) -> Solution:
     """Maximise the exact objective from `leader.count` restarts.
 
@@ -114,6 +115,7 @@ def solve(
         game: tabular. leader: one row per restart, initialised N(0, 1); changed in place.
         steps: of each climb. polish: steps of the polishing.
         report: called with the step, the number of all steps and the best value so far.
+        start: parameters of one leader, from which the first restart climbs as they are.
 
     Raises:
         InputError: if the game has no tables.
@@ -121,6 +123,8 @@ def solve(
     game.require_tables()
     best = _Best(leader)
     _widen(leader)
+    if start is not None:
+        _place(leader, start)
     total = 2 * steps + polish
     first = [p.detach().clone() for p in leader.parameters()]
     for climb, warmth in enumerate((1.0, WARM)):
@@ -151,6 +155,13 @@ def _widen(leader: Leader) -> None:
     factors = torch.linspace(low, high, leader.count, dtype=torch.float64).exp()
     for p in leader.parameters():
         p.copy_(scale(p, factors))
+
+
+@torch.no_grad()
+def _place(leader: Leader, start: Sequence[Tensor]) -> None:
+    """Put one leader's parameters in the place of the first restart."""
+    for p, row in zip(leader.parameters(), start, strict=True):
+        p[0] = row
 
 
 def _climb(ascent: _Ascent, best: _Best, steps: int, warmth: float) -> Iterator[int]:
