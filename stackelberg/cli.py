@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,21 +27,23 @@ class Games:
 
     def run(self) -> None:
         from stackelberg import registry
+        from stackelberg.best_known import BestKnown
         from stackelberg.estimators import ESTIMATORS
 
-        rows = []
+        rows, best_known = [], BestKnown()
         for name in registry.names("games"):
             factory = registry.load("games", name)
             about = (factory.__doc__ or "").strip().partition("\n")[0]
-            rows.append({"name": name, "about": about, "optimum": factory().optimum})
+            optimum, source = best_known.optimum(factory())
+            row = {"name": name, "about": about, "optimum": optimum, "optimum_source": source}
+            rows.append(row)
         parts = {kind: registry.names(kind) for kind in ("leaders", "followers")}
         parts["estimators"] = [*ESTIMATORS]
         if self.json:
             print(json.dumps({"games": rows} | parts))
             return
         for row in rows:
-            optimum = row["optimum"]
-            known = "optimum unknown" if optimum is None else f"optimum {optimum:.6g}"
+            known = _known(row) or "optimum unknown"
             print(f"{row['name']:<14} {known:<20} {row['about']}")
         print()
         for kind, names in parts.items():
@@ -73,6 +76,7 @@ class Train:
 
     def run(self) -> None:
         from stackelberg import registry
+        from stackelberg.best_known import BestKnown
         from stackelberg.coordinator import Coordinator
         from stackelberg.process import interruptible, single_thread
         from stackelberg.progress import progress_bar, silent
@@ -90,7 +94,7 @@ class Train:
             "follower_options": _pairs(self.follower_option),
             "leader": self.leader,
         }
-        out = self.folder(game)
+        out, best_known = self.folder(game), BestKnown()
         coordinator = Coordinator(
             game,
             leader,
@@ -100,12 +104,14 @@ class Train:
             out=out,
             resume=self.resume,
             label=label,
+            best_known=best_known,
         )
         interruptible()
         if self.quiet:
             coordinator.run(silent)
             return
-        with progress_bar(game.name, self.config.iterations, game.optimum) as report:
+        goal, _ = best_known.optimum(game)
+        with progress_bar(game.name, self.config.iterations, goal) as report:
             summary = coordinator.run(report).summary
         print(_sentence(summary, out))
 
@@ -159,6 +165,7 @@ class Solve:
         import numpy as np
 
         from stackelberg import registry
+        from stackelberg.best_known import BestKnown
         from stackelberg.process import interruptible, single_thread
         from stackelberg.progress import counting_bar
         from stackelberg.search import solve
@@ -170,19 +177,24 @@ class Solve:
         game.require_tables()
         draws = np.random.SeedSequence(self.seed).generate_state(self.restarts)
         leader = registry.load("leaders", "spread")(game, draws.tolist())
+        best_known = BestKnown()
+        kept = best_known.best(game)
+        start = None if kept is None else leader.parameters_at(kept.parameters)
         interruptible()
         with single_thread(), counting_bar(game.name, hidden=self.json) as show:
 
             def report(step: int, total: int, value: float) -> None:
                 show(step + 1, total, f"best {value:.6g}")
 
-            found = solve(game, leader, self.steps, report=report)
+            found = solve(game, leader, self.steps, report=report, start=start)
+        best_known.offer(game, found.parameters, "solve")
         answer: dict[str, Any] = {
             "game": self.game,
             "value": found.value,
             "parameters": found.parameters,
             "restarts": self.restarts,
             "reached_by": found.reached_by,
+            "best_known_before": None if kept is None else kept.value,
             "discounted": True,
             "horizon": None,
         }
@@ -193,6 +205,8 @@ class Solve:
         print(f"value {found.value:.8g} (discounted, unbounded horizon)")
         few = "; few agree, so more --restarts may find better" if found.reached_by < 3 else ""
         print(f"reached by {found.reached_by} of {self.restarts} restarts{few}")
+        if kept is not None:
+            print(f"one of them began at the best known so far, {kept.value:.8g}")
         print(f"{what}:")
         for row in found.parameters:
             print(
@@ -238,6 +252,7 @@ class Study:
 
     def run(self) -> None:
         from stackelberg import registry
+        from stackelberg.best_known import BestKnown
         from stackelberg.process import interruptible, single_thread
         from stackelberg.progress import counting_bar
         from stackelberg.run_directory import check_new_folder, to_json
@@ -252,18 +267,25 @@ class Study:
         config = TrainConfig(**{name: getattr(self, name) for name in settings})
         game = registry.make_game(self.game, self.game_option)
         followers = self.followers()
-        leaders, seeds = registry.load("leaders", self.leader), range(self.seeds)
+        make, seeds = registry.load("leaders", self.leader), range(self.seeds)
         out = self.out or Path("runs") / f"{game.name}_study"
         check_new_folder(out)
+        best_known = BestKnown()
+
+        def leaders(seeds: Sequence[int]) -> Any:
+            return make(game, seeds)
+
         interruptible()
         try:
             with single_thread(), counting_bar(game.name, hidden=self.quiet or self.json) as show:
-                measures = study(game, lambda s: leaders(game, s), followers, config, seeds, show)
+                measures = study(game, leaders, followers, config, seeds, show, best_known)
         except KeyboardInterrupt:
             raise KeyboardInterrupt from None  # nothing to resume
         label = {name: value for name, value in vars(self).items() if name not in _NO_LABEL}
         label |= {"game_options": _pairs(self.game_option), "seeds": list(seeds)}
-        found = label | findings(measures, game.optimum) | {"versions": versions()}
+        optimum, source = best_known.optimum(game)
+        label |= findings(measures, optimum) | {"optimum_source": source}
+        found = label | {"versions": versions()}
         write(out, found)
         if self.json:
             print(to_json(found))
@@ -291,9 +313,16 @@ def _pairs(options: tuple[str, ...]) -> dict[str, str]:
     return dict(option.split("=", 1) for option in options)
 
 
+def _known(found: dict[str, Any]) -> str:
+    """The optimum in words; nothing where it is not known."""
+    words = {"game": "optimum", "best known": "best known", None: ""}[found["optimum_source"]]
+    return words and f"{words} {found['optimum']:.6g}"
+
+
 def _sentence(summary: dict[str, Any], out: Path) -> str:
     leader, regret = summary["leader_return"], summary["regret"]
-    known = "" if regret is None else f", optimum {summary['optimum']:.6g}, regret {regret:.2g}"
+    known = "" if regret is None else f", {_known(summary)}, regret {regret:.2g}"
+    known += ": better than any before" if summary["new_best"] else ""
     spread = "" if leader["ci95"] is None else f" +- {leader['ci95']:.2g}"
     return (
         f"leader return {leader['mean']:.6g}{spread} "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stackelberg import exact
+from stackelberg.best_known import BestKnown
 from stackelberg.config import TrainConfig
 from stackelberg.coordinator import Coordinator
 from stackelberg.figures import draw_study
@@ -45,6 +46,7 @@ def study(
     config: TrainConfig,
     seeds: Sequence[int],
     report: Report = lambda done, total, kind: None,
+    best_known: BestKnown | None = None,
 ) -> dict[Kind, Measures]:
     """Train the same M leaders against each follower, all seeds in one batch.
 
@@ -60,6 +62,7 @@ def study(
     Args:
         game: tabular. leaders: makes the leaders of the seeds. followers: fresh ones.
         report: called after every outer iteration.
+        best_known: as for the coordinator.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C.
@@ -76,7 +79,8 @@ def study(
             def show(row: dict[str, Any], before: int = before, kind: Kind = kind) -> None:
                 report(before + row["iteration"] + 1, len(followers) * steps, str(kind))
 
-            Coordinator(game, leaders(seeds), measured, config, seeds=seeds).run(show)
+            options: Any = {"seeds": seeds, "best_known": best_known}
+            Coordinator(game, leaders(seeds), measured, config, **options).run(show)
             if interrupted():
                 raise KeyboardInterrupt
             found[kind] = measured.medians()
