@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from stackelberg.errors import InputError
 from stackelberg.game import Budget, Game
 
+SMALLEST = 1e-300  # share or probability, which stands for 0 where its logarithm is taken
+
 
 def normal(seeds: Sequence[int], *shape: int, std: float = 1.0) -> Tensor:
     """[M, *shape] of N(0, std^2), row m drawn from seeds[m] alone."""
@@ -49,6 +51,10 @@ class TabularSoftmax(nn.Module):
     def position(self, observation: Tensor) -> Tensor:
         """log f(a|s): [M, n, A]."""
         return self.log_policy(observation)
+
+    def parameters_at(self, policy: Tensor) -> list[Tensor]:
+        """One leader's parameters at the policy f(a|s) [S, A]."""
+        return [policy.clamp(min=SMALLEST).log()]
 
 
 class MLPCategorical(nn.Module):
@@ -118,6 +124,12 @@ class SoftmaxBudget(nn.Module):
         """Log of the shares [M, 1, d + 1]."""
         return torch.log_softmax(self.x, -1).unsqueeze(1)
 
+    def parameters_at(self, design: Tensor) -> list[Tensor]:
+        """One leader's parameters at the spendings [d]."""
+        shares = design / self.total
+        rest = 1 - shares.sum(-1, keepdim=True)
+        return [torch.cat([shares, rest], -1).clamp(min=SMALLEST).log()]
+
 
 class BoxDesign(nn.Module):
     """A design inside a box: low + (high - low) sigmoid(x).
@@ -145,6 +157,11 @@ class BoxDesign(nn.Module):
     def position(self, observation: Tensor) -> Tensor:
         """Where in the box, as log of (share below, share above), [M, d, 2]."""
         return nn.functional.logsigmoid(torch.stack([self.x, -self.x], -1))
+
+    def parameters_at(self, design: Tensor) -> list[Tensor]:
+        """One leader's parameters at the design [d]."""
+        below, above = design - self.low, self.low + self.width - design
+        return [below.clamp(min=SMALLEST).log() - above.clamp(min=SMALLEST).log()]
 
 
 def default_leader(

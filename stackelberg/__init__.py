@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stackelberg.best_known import BestKnown
     from stackelberg.config import TrainConfig
     from stackelberg.coordinator import Coordinator, Result
     from stackelberg.environment import parallel_env
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from stackelberg.search import Solution, solve
 
 _WHERE = {
+    "BestKnown": "best_known",
     "Budget": "game",
     "Coordinator": "coordinator",
     "Game": "game",
@@ -24,6 +26,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "BestKnown",
     "Budget",
     "Coordinator",
     "Game",

@@ -5,12 +5,13 @@ import dataclasses
 import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from stackelberg.config import TrainConfig
+from stackelberg.config import Access, TrainConfig
 from stackelberg.errors import InputError
 
 GameReference = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GAME")]
@@ -26,21 +27,23 @@ class Games:
 
     def run(self) -> None:
         from stackelberg import registry
+        from stackelberg.best_known import BestKnown
         from stackelberg.estimators import ESTIMATORS
 
-        rows = []
+        rows, best_known = [], BestKnown()
         for name in registry.names("games"):
             factory = registry.load("games", name)
             about = (factory.__doc__ or "").strip().partition("\n")[0]
-            rows.append({"name": name, "about": about, "optimum": factory().optimum})
+            optimum, source = best_known.optimum(factory())
+            row = {"name": name, "about": about, "optimum": optimum, "optimum_source": source}
+            rows.append(row)
         parts = {kind: registry.names(kind) for kind in ("leaders", "followers")}
         parts["estimators"] = [*ESTIMATORS]
         if self.json:
             print(json.dumps({"games": rows} | parts))
             return
         for row in rows:
-            optimum = row["optimum"]
-            known = "optimum unknown" if optimum is None else f"optimum {optimum:.6g}"
+            known = _known(row) or "optimum unknown"
             print(f"{row['name']:<14} {known:<20} {row['about']}")
         print()
         for kind, names in parts.items():
@@ -73,6 +76,7 @@ class Train:
 
     def run(self) -> None:
         from stackelberg import registry
+        from stackelberg.best_known import BestKnown
         from stackelberg.coordinator import Coordinator
         from stackelberg.process import interruptible, single_thread
         from stackelberg.progress import progress_bar, silent
@@ -85,12 +89,12 @@ class Train:
             leader = registry.load("leaders", self.leader)(game, (self.seed,))
         label = {
             "game": self.game,
-            "game_options": dict(option.split("=", 1) for option in self.game_option),
+            "game_options": _pairs(self.game_option),
             "follower": self.follower,
-            "follower_options": dict(option.split("=", 1) for option in self.follower_option),
+            "follower_options": _pairs(self.follower_option),
             "leader": self.leader,
         }
-        out = self.folder(game)
+        out, best_known = self.folder(game), BestKnown()
         coordinator = Coordinator(
             game,
             leader,
@@ -100,12 +104,14 @@ class Train:
             out=out,
             resume=self.resume,
             label=label,
+            best_known=best_known,
         )
         interruptible()
         if self.quiet:
             coordinator.run(silent)
             return
-        with progress_bar(game.name, self.config.iterations, game.optimum) as report:
+        goal, _ = best_known.optimum(game)
+        with progress_bar(game.name, self.config.iterations, goal) as report:
             summary = coordinator.run(report).summary
         print(_sentence(summary, out))
 
@@ -148,7 +154,7 @@ class Solve:
     """An option of the game, repeatable."""
     restarts: int = 64
     """Starting points, from nearly uniform to nearly deterministic leaders."""
-    steps: int = 200
+    steps: int = 100
     """Ascent steps of each of the two climbs that every restart makes."""
     seed: int = 0
     """Of the starting points."""
@@ -156,9 +162,12 @@ class Solve:
     """Print one JSON object."""
 
     def run(self) -> None:
+        from statistics import median
+
         import numpy as np
 
         from stackelberg import registry
+        from stackelberg.best_known import BestKnown
         from stackelberg.process import interruptible, single_thread
         from stackelberg.progress import counting_bar
         from stackelberg.search import solve
@@ -170,19 +179,26 @@ class Solve:
         game.require_tables()
         draws = np.random.SeedSequence(self.seed).generate_state(self.restarts)
         leader = registry.load("leaders", "spread")(game, draws.tolist())
+        best_known = BestKnown()
+        kept = best_known.best(game)
+        start = None if kept is None else leader.parameters_at(kept.parameters)
         interruptible()
         with single_thread(), counting_bar(game.name, hidden=self.json) as show:
 
             def report(step: int, total: int, value: float) -> None:
                 show(step + 1, total, f"best {value:.6g}")
 
-            found = solve(game, leader, self.steps, report=report)
+            found = solve(game, leader, self.steps, report=report, start=start)
+        best_known.offer(game, found.parameters, "solve")
+        local = {"best": found.values[0], "median": median(found.values), "worst": found.values[-1]}
         answer: dict[str, Any] = {
             "game": self.game,
             "value": found.value,
             "parameters": found.parameters,
             "restarts": self.restarts,
             "reached_by": found.reached_by,
+            "local_optima": local | {"populations": found.populations},
+            "best_known_before": None if kept is None else kept.value,
             "discounted": True,
             "horizon": None,
         }
@@ -191,8 +207,16 @@ class Solve:
             return
         what = "design" if game.leader_moves == "once" else "policy f(action | state)"
         print(f"value {found.value:.8g} (discounted, unbounded horizon)")
-        few = "; few agree, so more --restarts may find better" if found.reached_by < 3 else ""
-        print(f"reached by {found.reached_by} of {self.restarts} restarts{few}")
+        count = len(found.populations)
+        searches = f"{self.restarts} restarts" + (f" and {count} populations" if count else "")
+        few = "; few agree, so more --restarts may find better" if found.reached_by < 2 else ""
+        print(f"reached by {found.reached_by} of {searches}{few}")
+        print("restarts alone: " + ", ".join(f"{name} {v:.6g}" for name, v in local.items()))
+        if count:
+            recombined = ", ".join(f"{value:.6g}" for value in found.populations)
+            print(f"populations, recombining what restarts had found: {recombined}")
+        if kept is not None:
+            print(f"one of them began at the best known so far, {kept.value:.8g}")
         print(f"{what}:")
         for row in found.parameters:
             print(
@@ -201,9 +225,114 @@ class Solve:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Measure what a leader reaches against followers that stop short of their best response."""
+
+    game: GameReference
+    """A shipped name (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
+    game_option: Options = ()
+    """An option of the game, repeatable."""
+    sweeps: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
+    """Soft policy sweeps after which a follower stops, one follower for each number."""
+    restart: tuple[Literal["carry", "reset"], ...] = ("carry", "reset")
+    """Each follower starts from its last values (carry), from 0 (reset), or both in turn."""
+    backups: int = 1
+    """Evaluation backups in a sweep."""
+    leader: str = "default"
+    """default (what fits the game's action space), spread (the same from N(0, 1)), or mlp."""
+    seeds: int = 10
+    """Leaders side by side against every follower, from the seeds 0, 1, ..."""
+    iterations: int = TrainConfig.iterations
+    """Outer iterations of every training."""
+    streams: int = TrainConfig.streams
+    """Parallel streams of play per outer iteration."""
+    steps: int | None = TrainConfig.steps
+    """Steps of each stream per outer iteration; the game's horizon unless given."""
+    estimator: str = TrainConfig.estimator
+    """Hypergradient estimator; `stackelberg games` lists them."""
+    access: Access = TrainConfig.access
+    """What the leader may see of the follower."""
+    out: Path | None = None
+    """Folder for table and figure, new or empty; runs/GAME_study unless given."""
+    json: bool = False
+    """Print one JSON object, what study.json holds."""
+    quiet: bool = False
+    """No progress bar, no table."""
+
+    def run(self) -> None:
+        from stackelberg import registry
+        from stackelberg.best_known import BestKnown
+        from stackelberg.process import interruptible, single_thread
+        from stackelberg.progress import counting_bar
+        from stackelberg.run_directory import check_new_folder, to_json
+        from stackelberg.study import findings, print_table, study, write
+        from stackelberg.summary import versions
+
+        if self.seeds < 1:
+            raise InputError("seeds >= 1", f"{self.seeds}", "give how many leaders to train")
+        if not self.restart:
+            raise InputError("restart carry, reset or both", "none", "name at least one")
+        settings = ("iterations", "streams", "steps", "estimator", "access")
+        config = TrainConfig(**{name: getattr(self, name) for name in settings})
+        game = registry.make_game(self.game, self.game_option)
+        followers = self.followers()
+        make, seeds = registry.load("leaders", self.leader), range(self.seeds)
+        out = self.out or Path("runs") / f"{game.name}_study"
+        check_new_folder(out)
+        best_known = BestKnown()
+
+        def leaders(seeds: Sequence[int]) -> Any:
+            return make(game, seeds)
+
+        interruptible()
+        try:
+            with single_thread(), counting_bar(game.name, hidden=self.quiet or self.json) as show:
+                measures = study(game, leaders, followers, config, seeds, show, best_known)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None  # nothing to resume
+        label = {name: value for name, value in vars(self).items() if name not in _NO_LABEL}
+        label |= {"game_options": _pairs(self.game_option), "seeds": list(seeds)}
+        optimum, source = best_known.optimum(game)
+        label |= findings(measures, optimum) | {"optimum_source": source}
+        found = label | {"versions": versions()}
+        write(out, found)
+        if self.json:
+            print(to_json(found))
+        elif not self.quiet:
+            print_table(found)
+            print(f"written to {out}")
+
+    def followers(self) -> dict[Any, Any]:
+        """The exact follower, then one for every restart and number of sweeps."""
+        from stackelberg.registry import make_follower
+        from stackelberg.study import Kind
+
+        made = {Kind("exact"): make_follower("exact")}
+        for restart in dict.fromkeys(self.restart):
+            for sweeps in dict.fromkeys(self.sweeps):
+                options = (f"sweeps={sweeps}", f"backups={self.backups}", f"restart={restart}")
+                made[Kind(restart, sweeps)] = make_follower("exact", options)
+        return made
+
+
+_NO_LABEL = ("game_option", "sweeps", "restart", "out", "json", "quiet")  # not what a study is
+
+
+def _pairs(options: tuple[str, ...]) -> dict[str, str]:
+    return dict(option.split("=", 1) for option in options)
+
+
+def _known(found: dict[str, Any]) -> str:
+    """The optimum in words; nothing where it is not known."""
+    words = {"game": "optimum", "best known": "best known", None: ""}[found["optimum_source"]]
+    return words and f"{words} {found['optimum']:.6g}"
+
+
 def _sentence(summary: dict[str, Any], out: Path) -> str:
     leader, regret = summary["leader_return"], summary["regret"]
-    known = "" if regret is None else f", optimum {summary['optimum']:.6g}, regret {regret:.2g}"
+    known = "" if regret is None else f", {_known(summary)}, regret {regret:.2g}"
+    known += ": better than any before" if summary["new_best"] else ""
     spread = "" if leader["ci95"] is None else f" +- {leader['ci95']:.2g}"
     return (
         f"leader return {leader['mean']:.6g}{spread} "
@@ -215,6 +344,7 @@ Command = (
     Annotated[Games, tyro.conf.subcommand("games")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Solve, tyro.conf.subcommand("solve")]
+    | Annotated[Study, tyro.conf.subcommand("study")]
 )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stackelberg.best_known import BestKnown
 from stackelberg.config import TrainConfig
 from stackelberg.critics import TabularMemory
 from stackelberg.errors import InputError
@@ -69,6 +70,8 @@ class Coordinator:
         out: run directory; nothing is written without one.
         resume: go on with the run that is in `out`.
         label: what config.json says beyond the settings (the command line's own arguments).
+        best_known: what the summary's regret is measured by, beside the game's own optimum; it
+            takes up the best of the trained leaders.
 
     Raises:
         InputError: for parts that do not fit, or an `out` that cannot be used.
@@ -85,6 +88,7 @@ class Coordinator:
         out: str | Path | None = None,
         resume: bool = False,
         label: dict[str, Any] | None = None,
+        best_known: BestKnown | None = None,
     ) -> None:
         self.game, self.leader, self.follower = game, leader, follower
         self.config = TrainConfig() if config is None else config
@@ -98,6 +102,7 @@ class Coordinator:
             )
         if resume and out is None:
             raise InputError("an output folder to resume", "none", "pass out")
+        self.best_known = best_known
         self._estimator = estimator(self.config.estimator)
         self._commitment()  # the leader fits the game, or this says why not
         known = {"game": game.name, "game_options": None, "follower": follower.name}
@@ -257,7 +262,7 @@ class Coordinator:
                 "env_steps": dict(self.steps),
                 "wall_seconds": self.seconds,
             }
-            | evaluation(self.game, commitment, response, seen, horizon)
+            | evaluation(self.game, commitment, response, seen, horizon, self.best_known)
             | {"versions": versions()}
         )
         if self.directory is not None:

@@ -15,6 +15,8 @@ from stackelberg.game import Game
 from stackelberg.run_directory import write_atomically
 from stackelberg.types import Commitment, Response
 
+NO_GAP = 1e-9  # relative gaps below it are drawn as none
+
 
 def draw_learning_curves(
     path: str | Path,
@@ -52,6 +54,70 @@ def draw_states(path: str | Path, game: Game, panels: Sequence[tuple[str, np.nda
     for axes, (title, values) in zip(grid, panels, strict=True):
         game.picture(axes, values, title)
     save(grid[0].figure, path)
+
+
+def draw_study(path: str | Path, findings: Mapping[str, Any]) -> None:
+    """The leader's return against the follower's relative gap, one colour per restart mode.
+
+    Left the return against the response that the leader met, right its objective against the best
+    response. A point for every number of sweeps k, with 95 % intervals over seeds, each seed faint.
+
+    Args:
+        path: of the PNG or SVG file.
+        findings: with `game`, `optimum` and `followers`, as study.json has them.
+    """
+    panels = _panels(2, 4.8, 3.8)
+    titles = {"against_response": "against the response met", "exact": "against the best response"}
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        modes: dict[str, list[Any]] = {}
+        for row in findings["followers"]:
+            modes.setdefault(row["restart"], []).append(row)
+        for number, (mode, rows) in enumerate(modes.items()):
+            if rows[0]["sweeps"] is None:
+                label = f"{mode} follower"
+                axes.axhline(rows[0][name]["mean"], color=f"C{number}", label=label)
+            else:
+                _draw_points(axes, rows, name, f"C{number}", mode)
+        if findings["optimum"] is not None:
+            axes.axhline(findings["optimum"], color="black", linestyle="--", label="best known")
+        axes.set(
+            title=f"{findings['game']}, {title}",
+            xlabel="follower's gap (V* - V) / |V*|",
+            ylabel="leader's discounted return",
+        )
+        axes.margins(0.08)
+        axes.set_xscale("symlog", linthresh=NO_GAP)
+        axes.set_xlim(left=-NO_GAP / 2)
+        for number, (mode, rows) in enumerate(modes.items()):
+            if rows[0]["sweeps"] is not None:
+                _label_points(axes, rows, name, f"C{number}", 4 if mode == "carry" else -11)
+    panels[0].legend()
+    save(panels[0].figure, path)
+
+
+def _draw_points(
+    axes: Any, rows: Sequence[Mapping[str, Any]], name: str, colour: str, label: str
+) -> None:
+    gaps, returns = ([row[which] for row in rows] for which in ("relative_gap", name))
+    x, y = ([one["mean"] for one in many] for many in (gaps, returns))
+    dx, dy = ([one["ci95"] or 0.0 for one in many] for many in (gaps, returns))
+    axes.errorbar(x, y, dy, dx, color=colour, label=label, marker="o", capsize=2, linewidth=1)
+    for gap, value in zip(gaps, returns, strict=True):
+        axes.scatter(gap["seeds"], value["seeds"], color=colour, alpha=0.25, s=6)
+
+
+def _label_points(
+    axes: Any, rows: Sequence[Mapping[str, Any]], name: str, colour: str, height: int
+) -> None:
+    """Each point's number of sweeps, points that lie on each other under one label."""
+    places: dict[tuple[int, int], tuple[tuple[float, float], list[str]]] = {}
+    for row in rows:
+        point = row["relative_gap"]["mean"], row[name]["mean"]
+        across, up = axes.transData.transform(point) // 10
+        places.setdefault((across, up), (point, []))[1].append(str(row["sweeps"]))
+    for point, sweeps in places.values():
+        offset = {"xytext": (3, height), "textcoords": "offset points", "fontsize": 8}
+        axes.annotate(", ".join(sweeps), point, color=colour, **offset)
 
 
 def _panels(count: int, width: float, height: float) -> list[Any]:

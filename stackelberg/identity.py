@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,16 @@ def identity(game: Game, leader: Leader, follower: Follower) -> dict[str, Any]:
         | {name: list(tensor.shape) for name, tensor in leader.state_dict().items()},
         "follower_settings": {"class": type(follower).__name__} | _settings(follower),
     }
+
+
+def game_key(game: Game) -> str:
+    """What the leader's objective depends on, as a fingerprint: not the game's name or time limit.
+
+    The functions of a design are compared at three designs.
+    """
+    beside = ("horizon", "simulated_transition", "simulated_ending")
+    own = {name: value for name, value in _of_game(game).items() if name not in beside}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()

@@ -26,22 +26,29 @@ def interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class _Pressed:
+    """A handler of Ctrl-C that remembers the first and lets a second one pass."""
+
+    def __init__(self, before: Any) -> None:
+        self.before, self.yes = before, False
+
+    def __call__(self, *_: Any) -> None:
+        self.yes = True
+        if isinstance(self.before, _Pressed):
+            self.before()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
-    """Tells whether Ctrl-C was pressed; a second one is not held back."""
-    pressed = False
+    """Tells whether Ctrl-C was pressed, here or in one of these inside; a second one passes."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     before = signal.getsignal(signal.SIGINT)
-
-    def remember(*_: Any) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, remember)
+    pressed = _Pressed(before)
+    signal.signal(signal.SIGINT, pressed)
     try:
-        yield lambda: pressed
+        yield lambda: pressed.yes
     finally:
         signal.signal(signal.SIGINT, before)

@@ -42,32 +42,11 @@ class RunDirectory:
         self._check()
 
     def _check(self) -> None:
-        try:
-            if self._resumes:
-                self._check_same()
-            else:
-                self._check_empty()
-        except OSError as error:
-            raise self._unwritable(error) from error
-        there = next(p for p in (self.path, *self.path.parents) if os.path.exists(p))
-        if not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
-            raise self._unwritable(f"{there} is not one")
-
-    def _unwritable(self, why: object) -> InputError:
-        return InputError(
-            "a folder that can be written", f"{self.path}", f"choose another one ({why})"
-        )
-
-    def _check_empty(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError("a folder to write to", f"the file {self.path}", "choose another name")
-        if self.path.is_dir() and any(self.path.iterdir()):
-            what = "another run" if (self.path / "config.json").exists() else "other files"
-            raise InputError(
-                "a new or empty output folder",
-                f"{self.path}, which holds {what}",
-                "choose another folder, or --resume to go on with a run",
-            )
+        if self._resumes:
+            self._check_same()
+            _check_writable(self.path)
+        else:
+            check_new_folder(self.path)
 
     def _check_same(self) -> None:
         there, config = _flat(read_config(self.path)), _flat(self.config)
@@ -87,14 +66,14 @@ class RunDirectory:
         if self._open:
             return
         if not self._resumes:
-            self._check_empty()  # again: another run may have come first
+            check_new_folder(self.path)  # again: another run may have come first
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / "config.json", to_json(self.config, indent=2) + "\n")
             write_atomically(self.path / "metrics.jsonl", "".join(self._kept))
             (self.path / "checkpoints").mkdir(exist_ok=True)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise _unwritable(self.path, error) from error
         self._open = True
 
     def latest(self) -> Path | None:
@@ -150,6 +129,33 @@ class RunDirectory:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def check_new_folder(path: Path) -> None:
+    """Raise InputError unless the folder is new or empty, and can be written."""
+    try:
+        if path.exists() and not path.is_dir():
+            raise InputError("a folder to write to", f"the file {path}", "choose another name")
+        if path.is_dir() and any(path.iterdir()):
+            run = (path / "config.json").exists()
+            raise InputError(
+                "a new or empty output folder",
+                f"{path}, which holds {'another run' if run else 'other files'}",
+                "choose another folder" + (", or --resume to go on with that run" if run else ""),
+            )
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
+    there = next(p for p in (path, *path.parents) if os.path.exists(p))
+    if not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
+        raise _unwritable(path, f"{there} is not one")
+
+
+def _unwritable(path: Path, why: object) -> InputError:
+    return InputError("a folder that can be written", f"{path}", f"choose another one ({why})")
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

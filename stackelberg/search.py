@@ -200,6 +200,7 @@ def solve(
     steps: int = 100,
     polish: int = 60,
     report: Callable[[int, int, float], None] = lambda step, total, value: None,
+    start: Sequence[Tensor] | None = None,
 ) -> Solution:
     """Maximise the exact objective from `leader.count` restarts.
 
@@ -213,6 +214,7 @@ def solve(
         game: tabular. leader: one row per restart, initialised N(0, 1); left at the restarts' best.
         steps: of each of a restart's two climbs. polish: steps of the polishing.
         report: called with the step, the number of all steps and the best value so far.
+        start: parameters [...] of one leader, from which the first restart climbs as they are.
 
     Raises:
         InputError: if the game has no tables.
@@ -230,6 +232,9 @@ def solve(
             done += 1
 
     first = scatter(list(leader.parameters()))
+    if start is not None:
+        for table, given in zip(first, start, strict=True):
+            table[0] = given
     alone = Best(leader)
     elites = [Elite() for _ in range(min(POPULATIONS, count))]
     for warmth in (1.0, WARM):

@@ -10,6 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from stackelberg import exact
+from stackelberg.best_known import BestKnown, beats, own_optimum
 from stackelberg.estimators import Evidence
 from stackelberg.game import Game
 from stackelberg.rollout import Trajectories
@@ -58,7 +59,12 @@ def iteration_row(
 
 @torch.no_grad()
 def evaluation(
-    game: Game, commitment: Commitment, response: Response, seen: Trajectories, horizon: int
+    game: Game,
+    commitment: Commitment,
+    response: Response,
+    seen: Trajectories,
+    horizon: int,
+    best_known: BestKnown | None = None,
 ) -> dict[str, Any]:
     """Returns of the final leader in fresh episodes, and its regret.
 
@@ -76,10 +82,30 @@ def evaluation(
         "leader_return": interval(leader, horizon)
         | {"exact": plain(value), "against_response": plain(met)},
         "follower_return": interval(follower, horizon),
-        "optimum": game.optimum,
-        "regret": None if game.optimum is None else plain(game.optimum - value),
+        **standing(game, commitment, value, best_known),
         "follower_gap": plain(exact.follower_gap(model, commitment.policy, response.behaviour)),
     }
+
+
+def standing(
+    game: Game, commitment: Commitment, value: Tensor, best_known: BestKnown | None
+) -> dict[str, Any]:
+    """How the objectives [M] of commitments stand to the best that was known, and now is.
+
+    `optimum` and its source, "game" (its own), "best known" or None where none is; the `regret`;
+    and `new_best`: is one of these the best known from now on? Then it is the optimum. The best
+    commitment is offered to `best_known`.
+    """
+    optimum, source = own_optimum(game) if best_known is None else best_known.optimum(game)
+    highest, best = (one.item() for one in value.max(0))
+    new_best = optimum is not None and beats(highest, optimum)
+    if new_best:
+        optimum, source = highest, "best known"
+    if best_known is not None:
+        rows = commitment.policy if commitment.design is None else commitment.design
+        best_known.offer(game, rows[int(best)], "train")
+    regret = None if optimum is None else plain((optimum - value).clamp(min=0.0))
+    return {"optimum": optimum, "optimum_source": source, "regret": regret, "new_best": new_best}
 
 
 def warn_without_influence(evidence: Evidence, found: list[Tensor], true: list[Tensor]) -> None:
@@ -122,19 +148,27 @@ def interval(returns: Tensor, horizon: int) -> dict[str, Any]:
     discounted and follow the objective: they run for `horizon` steps, whatever the game's own time
     limit.
     """
-    count = returns.shape[1]
-    mean = returns.mean(1)
-    spread: list[float] | list[None] = [None] * len(mean)
-    if count > 1:
-        spread = (returns.std(1) * stats.t.ppf(0.975, count - 1) / math.sqrt(count)).tolist()
+    mean, spread = returns.mean(1), half_widths(returns)
     one = len(mean) == 1
     return {
         "mean": mean.item() if one else mean.tolist(),
         "ci95": spread[0] if one else spread,
-        "episodes": count,
+        "episodes": returns.shape[1],
         "discounted": True,
         "horizon": horizon,
     }
+
+
+def half_widths(samples: Tensor) -> list[float] | list[None]:
+    """Of the 95 % confidence interval (Student's t) of each row's mean, samples [M, N].
+
+    One sample has no interval (None).
+    """
+    rows, count = samples.shape
+    if count == 1:
+        return [None] * rows
+    halves: list[float] = (samples.std(1) * stats.t.ppf(0.975, count - 1) / count**0.5).tolist()
+    return halves
 
 
 def versions() -> dict[str, str]:

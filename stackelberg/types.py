@@ -137,19 +137,26 @@ def _fitting(
 
 def _check_inside(game: Game, leader: Leader, designs: Tensor) -> None:
     """Raise InputError unless the designs [M, d] are inside the game's space."""
-    space, rows = game.leader_space, designs.detach().numpy()
-    if not isinstance(space, spaces.Box):
-        return
-    slack = ROUNDING * (space.high - space.low)
-    inside = ((space.low - slack <= rows) & (rows <= space.high + slack)).all(-1)
-    if isinstance(space, Budget):
-        inside &= rows.sum(-1) <= space.total * (1 + ROUNDING)
-    if not inside.all():
+    fits = inside(game.leader_space, designs)
+    if not fits.all():
         raise InputError(
-            f"designs inside {space}",
-            f"{type(leader).__name__} with the design {rows[~inside][0].tolist()}",
+            f"designs inside {game.leader_space}",
+            f"{type(leader).__name__} with the design {designs[~fits][0].tolist()}",
             "use a leader that stays inside, for example by agents.leaders.default_leader",
         )
+
+
+def inside(space: spaces.Space, designs: Tensor) -> Tensor:
+    """Which of the designs [M, d] are in the space, up to rounding: [M]; all, if it is no Box."""
+    rows = designs.detach()
+    if not isinstance(space, spaces.Box):
+        return torch.ones(len(rows), dtype=torch.bool)
+    low, high = torch.from_numpy(space.low), torch.from_numpy(space.high)
+    slack = ROUNDING * (high - low)
+    fits = ((low - slack <= rows) & (rows <= high + slack)).all(-1)
+    if isinstance(space, Budget):
+        fits &= rows.sum(-1) <= space.total * (1 + ROUNDING)
+    return fits
 
 
 @dataclass(frozen=True)
