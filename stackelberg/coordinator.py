@@ -174,6 +174,7 @@ class Coordinator:
             memory=self.memory,
             noise=self._generators(ESTIMATOR),
             probe=probe,
+            gae_lambda=self.config.gae_lambda,
         )
         direct, indirect = self._gradients(self._estimator, evidence, attached)
         if self.iteration == 0:

@@ -531,6 +531,7 @@ def test_a_run_does_not_go_into_a_folder_that_another_took_meanwhile(tmp_path):
         {"radius": float("nan")},
         {"radius": 0.5},
         {"max_radius": float("inf")},
+        {"gae_lambda": 1.5},
         {"access": "everything"},
         {"access": "policy", "estimator": "exact"},
         {"access": "trajectories", "estimator": "exact"},
