@@ -1,7 +1,7 @@
 """Settings of a training run: defaults stand here and nowhere else."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from stackelberg.errors import InputError
 
@@ -24,6 +24,7 @@ EstimatorName = Literal[
     "naive",
     "exact",
 ]
+Optimiser = Literal["trust-region", "natural-gradient", "ppo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,8 @@ class TrainConfig:
     """Of the estimator gae: 0 trusts the learned values, 1 the sampled returns."""
     access: Access = "value"
     """What the leader may see of the follower."""
+    optimiser: Optimiser = "trust-region"
+    """How the leader steps inside its trust region: along the gradient, or as named."""
     radius: float = 1e-3
     """First trust region: KL in nats by which a leader step moves its policy or design."""
     max_radius: float = 0.3
@@ -69,6 +72,12 @@ class TrainConfig:
         if self.access not in ("value", "policy", "trajectories"):
             raise InputError(
                 "access value, policy or trajectories", f"{self.access!r}", "choose one of them"
+            )
+        if self.optimiser not in get_args(Optimiser):
+            raise InputError(
+                f"an optimiser out of {', '.join(get_args(Optimiser))}",
+                f"{self.optimiser!r}",
+                "choose one of them",
             )
         if self.estimator == "exact" and self.access != "value":
             raise InputError(
