@@ -17,6 +17,7 @@ from stackelberg.trust_region import TrustRegion, inner, norm, scale
 CLIP = 0.2  # by which a probability may change, relative to itself, before it gains no more
 EPOCHS = 10  # gradient steps on one clipped surrogate
 PRODUCTS = 50  # Fisher-vector products for one direction, at most
+RESIDUAL = 1e-5  # of the gradient, that conjugate gradients may leave
 UNSEEN = 1e-3  # of the mean visits: what a state that is never visited counts
 
 Step = Callable[[TrustRegion, Sequence[Tensor], Callable[[], Tensor], Tensor, Tensor | float], None]
@@ -135,36 +136,44 @@ class Fisher:
             paired = torch.stack([(g * v).sum().to(torch.float64) for g, v in pairs]).sum()
         return _gradient(paired, [self._dual])[0]  # J' u is linear in u, so this is J v
 
-    def product(self, vector: Sequence[Tensor]) -> list[Tensor]:
-        """F v by unit, from v by unit."""
-        found = _gradient(self.position, self.region.leaves, self.weight * self.along(vector))
-        return self.region.by_unit([g.to(torch.float64) for g in found])
+    def product(self, vector: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """F v by unit, and v' F v >= 0 of every unit [M R], from v by unit."""
+        change = self.along(vector)
+        found = _gradient(self.position, self.region.leaves, self.weight * change)
+        curvature = (self.weight * change**2).reshape(len(vector[0]), -1).sum(-1)
+        return self.region.by_unit([g.to(torch.float64) for g in found]), curvature
 
     @torch.no_grad()
     def solve(self, gradient: Sequence[Tensor]) -> list[Tensor]:
         """F^-1 gradient by unit, by conjugate gradients.
 
-        The smallest solution where F is singular, as along directions that do not move the leader:
-        there the gradient is 0, up to rounding, which is why every unit stops when its residual is
-        sqrt(eps) of its gradient, eps the precision that the leader computes in.
+        Within PRODUCTS products; a solution cut off there lies between the gradient and the natural
+        one, and ascends as they do. The smallest solution where F is singular, as along directions
+        that do not move the leader: there the gradient is rounding error, which must not be divided
+        by next to nothing. So a unit is done when its residual is RESIDUAL of its gradient, or
+        sqrt(eps) if that is more, and when it heads where F is eps of what it was elsewhere; eps is
+        the precision that the leader computes in.
         """
+        eps = max(torch.finfo(leaf.dtype).eps for leaf in self.region.leaves)
         found = [torch.zeros_like(g) for g in gradient]
         residual = heading = list(gradient)
         square = inner(residual, residual)
-        goal = max(torch.finfo(leaf.dtype).eps for leaf in self.region.leaves) * square
+        goal, steepest = max(RESIDUAL**2, eps) * square, torch.zeros_like(square)
+        going = square > 0
         for _ in range(PRODUCTS):
-            if (square <= goal).all():
-                break
-            pushed = self.product(heading)
-            curvature = inner(heading, pushed)
-            going = (square > goal) & (curvature > 0)
+            pushed, curvature = self.product(heading)
+            length = inner(heading, heading)
+            steepest = torch.maximum(steepest, curvature / torch.where(going, length, 1.0))
+            going = going & (curvature > eps * steepest * length)
             share = torch.where(going, square / torch.where(going, curvature, 1.0), 0.0)
             found = [x + scale(h, share) for x, h in zip(found, heading, strict=True)]
-            residual = [r - scale(p, share) for r, p in zip(residual, pushed, strict=True)]
+            residual = [r - scale(f, share) for r, f in zip(residual, pushed, strict=True)]
             left = inner(residual, residual)
-            again = torch.where(going, left / torch.where(going, square, 1.0), 0.0)
+            again = left / torch.where(going, square, 1.0)
             heading = [r + scale(h, again) for r, h in zip(residual, heading, strict=True)]
-            square = torch.where(going, left, 0.0)
+            going, square = going & (left > goal), left
+            if not going.any():
+                break
         return found
 
 

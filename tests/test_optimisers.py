@@ -126,7 +126,7 @@ def test_directions_solve_the_explicit_fisher_matrix(kind):
     fisher = bench.fisher()
     solved = fisher.solve(bench.push())
     found, change = vectors(bench, solved), fisher.along(solved)
-    tolerance = 1e-3 if kind == "mlp" else 1e-6  # a network computes in float32
+    tolerance = 1e-3
     for m, (jacobian, matrix, gradient) in enumerate(explicit(bench)):
         expected = np.linalg.pinv(matrix, rcond=1e-6) @ gradient
         scale = np.abs(expected).max()
@@ -141,10 +141,13 @@ def test_products_are_those_of_the_explicit_fisher_matrix(kind):
     bench = Bench(LEADERS[kind](range(2)))
     draws = np.random.default_rng(1)
     vector = [torch.from_numpy(draws.normal(size=p.shape)) for p in bench.region.parameters]
-    given, found = (vectors(bench, v) for v in (vector, bench.fisher().product(vector)))
+    product, curvature = bench.fisher().product(vector)
+    given, found = (vectors(bench, v) for v in (vector, product))
     for m, (_, matrix, _) in enumerate(explicit(bench)):
         expected = matrix @ given[m]
         np.testing.assert_allclose(found[m], expected, atol=1e-5 * np.abs(expected).max())
+        whole = curvature.view(bench.leader.count, -1)[m].sum().item()
+        assert whole == pytest.approx(given[m] @ expected, rel=1e-5)
 
 
 def test_of_a_table_the_direction_is_the_advantage():
@@ -153,6 +156,19 @@ def test_of_a_table_the_direction_is_the_advantage():
     share = bench.visits / (bench.visits + UNSEEN * bench.visits.mean(-1, keepdim=True))
     advantage = share.unsqueeze(-1) * bench.worth
     torch.testing.assert_close(fisher.along(fisher.solve(bench.push())), advantage)
+
+
+@every_leader
+def test_rounding_error_that_moves_nothing_is_not_blown_up(kind):
+    """Of 1e-7 of the gradient, as where its terms all but cancel."""
+    bench = Bench(LEADERS[kind](range(3)))
+    push = bench.push()
+    clean = bench.fisher().solve(push)
+    noise = np.random.default_rng(0)
+    dirty = [g + 1e-7 * g.norm() * torch.from_numpy(noise.normal(size=g.shape)) for g in push]
+    found = bench.fisher().solve(dirty)
+    for one, two in zip(clean, found, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-2 * one.abs().max().item())
 
 
 def test_the_natural_step_does_not_depend_on_the_parametrisation():
@@ -291,8 +307,8 @@ def test_the_clipped_surrogate_has_the_given_gradient(kind):
     """So that one epoch is one step of the trust region, by any leader."""
     bench = Bench(LEADERS[kind](range(3)))
     push, fisher = bench.push(), bench.fisher()
-    again = fisher.product(fisher.solve(push))
-    tolerance = 1e-4 if kind == "mlp" else 1e-7
+    again, _ = fisher.product(fisher.solve(push))
+    tolerance = 1e-3 if kind == "mlp" else 1e-5
     for g, h in zip(push, again, strict=True):
         torch.testing.assert_close(g, h, atol=tolerance * g.abs().max().item(), rtol=0)
 
