@@ -1,7 +1,7 @@
 """Settings of a training run: defaults stand here and nowhere else."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from stackelberg.errors import InputError
 
@@ -10,6 +10,7 @@ EstimatorName = Literal[
     "expected-trace",
     "gradient-critic",
     "sampled-trace",
+    "gae",
     "bc-hg",
     "hpgd-mc",
     "hpgd-td",
@@ -23,6 +24,7 @@ EstimatorName = Literal[
     "naive",
     "exact",
 ]
+Optimiser = Literal["trust-region", "natural-gradient", "ppo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,12 @@ class TrainConfig:
     """Steps of each stream per outer iteration; the game's horizon unless given."""
     estimator: EstimatorName = "expected-trace"
     """Hypergradient estimator."""
+    gae_lambda: float = 0.95
+    """Of the estimator gae: 0 trusts the learned values, 1 the sampled returns."""
     access: Access = "value"
     """What the leader may see of the follower."""
+    optimiser: Optimiser = "trust-region"
+    """How the leader steps inside its trust region: along the gradient, or as named."""
     radius: float = 1e-3
     """First trust region: KL in nats by which a leader step moves its policy or design."""
     max_radius: float = 0.3
@@ -61,9 +67,17 @@ class TrainConfig:
                 f"radius = {self.radius}, max_radius = {self.max_radius}",
                 "the defaults suit most games",
             )
+        if not 0 <= self.gae_lambda <= 1:
+            raise InputError("gae_lambda in [0, 1]", f"{self.gae_lambda}", "use for example 0.95")
         if self.access not in ("value", "policy", "trajectories"):
             raise InputError(
                 "access value, policy or trajectories", f"{self.access!r}", "choose one of them"
+            )
+        if self.optimiser not in get_args(Optimiser):
+            raise InputError(
+                f"an optimiser out of {', '.join(get_args(Optimiser))}",
+                f"{self.optimiser!r}",
+                "choose one of them",
             )
         if self.estimator == "exact" and self.access != "value":
             raise InputError(

@@ -17,6 +17,7 @@ from stackelberg.errors import InputError
 from stackelberg.estimators import Estimator, Evidence, estimator, exact_oracle
 from stackelberg.game import Game
 from stackelberg.identity import identity
+from stackelberg.optimisers import OPTIMISERS
 from stackelberg.probe import Probe
 from stackelberg.process import interrupts, single_thread
 from stackelberg.progress import Report, silent
@@ -104,6 +105,7 @@ class Coordinator:
             raise InputError("an output folder to resume", "none", "pass out")
         self.best_known = best_known
         self._estimator = estimator(self.config.estimator)
+        self._advance = OPTIMISERS[self.config.optimiser]
         self._commitment()  # the leader fits the game, or this says why not
         known = {"game": game.name, "game_options": None, "follower": follower.name}
         self.label = known | (label or {})
@@ -179,6 +181,7 @@ class Coordinator:
             memory=self.memory,
             noise=self._generators(ESTIMATOR),
             probe=probe,
+            gae_lambda=self.config.gae_lambda,
         )
         direct, indirect = self._gradients(self._estimator, evidence, attached)
         if self.iteration == 0:
@@ -187,7 +190,10 @@ class Coordinator:
             warn_without_influence(evidence, [*direct, *indirect], true)
         gradient = [a + b for a, b in zip(direct, indirect, strict=True)]
         floor = VANISHED * (norm(direct) + norm(indirect))
-        self.region.step(gradient, lambda: self.leader.position(self._observed), floor)
+        visits = evidence.critics.visitation if attached.design is None else torch.ones(1)
+        self._advance(
+            self.region, gradient, lambda: self.leader.position(self._observed), visits, floor
+        )
         self.steps["leader"] += seen.steps + probe.steps["leader"]
         self.steps["follower"] += response.steps + probe.steps["follower"]
         row = {"iteration": self.iteration} | iteration_row(evidence, direct, indirect)

@@ -38,6 +38,7 @@ class TrustRegion:
     ) -> None:
         self.rows, self.limit = rows, limit
         units = len(parameters[0]) * rows
+        self.leaves = list(parameters)
         self.parameters = [p.detach().view(units, -1) for p in parameters]  # shares their memory
         self.radius = torch.full((units,), radius, dtype=torch.float64)
         self.last = [torch.zeros_like(p, dtype=torch.float64) for p in self.parameters]
@@ -47,26 +48,37 @@ class TrustRegion:
         """Every leader's largest radius, [M]."""
         return self.radius.view(-1, self.rows).amax(1)
 
-    @torch.no_grad()
+    def by_unit(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """A tensor for each parameter [M, R, ...] as [M R, ...]: a row for all that acts apart."""
+        return [x.reshape(len(x) * self.rows, -1) for x in tensors]
+
     def step(
         self,
         gradient: Sequence[Tensor],
         position: Callable[[], Tensor],
         floor: Tensor | float = 0.0,
     ) -> None:
-        """Move the parameters.
+        """Move the parameters along the gradient.
+
+        Args:
+            gradient, floor: see `judge`. position: see `advance`.
+        """
+        self.advance(self.judge(gradient, floor), position)
+
+    @torch.no_grad()
+    def judge(self, gradient: Sequence[Tensor], floor: Tensor | float = 0.0) -> list[Tensor]:
+        """Let the radius grow or shrink, as the gradient agrees with the last step or not.
 
         Args:
             gradient: of the objective, one tensor a parameter.
-            position: function of no arguments giving the leader's log-probabilities [M, n, K],
-                where n is a multiple of R.
             floor: a gradient no longer than this, [M] or one for all, is rounding error: stay.
 
+        Returns: the gradient by unit [M R, ...], 0 where it is rounding error.
+
         Raises:
-            InputError: if the gradient is not finite; nothing has moved then.
+            InputError: if the gradient is not finite; no radius has changed then.
         """
-        units = len(self.radius)
-        gradient = [g.to(torch.float64).reshape(units, -1) for g in gradient]
+        gradient = self.by_unit([g.to(torch.float64) for g in gradient])
         if isinstance(floor, Tensor):
             floor = floor.repeat_interleave(self.rows)
         size = norm(gradient)
@@ -79,18 +91,35 @@ class TrustRegion:
         agreement = inner(gradient, self.last)
         factor = torch.where(agreement > 0, GROW, torch.where(agreement < 0, SHRINK, 1.0))
         self.radius = (self.radius * factor).clamp(SMALLEST, self.limit)
-        moving = size > floor
+        return [torch.where((size > floor).unsqueeze(-1), g, 0.0) for g in gradient]
+
+    @torch.no_grad()
+    def advance(
+        self,
+        direction: Sequence[Tensor],
+        position: Callable[[], Tensor],
+        furthest: Tensor | float = torch.inf,
+    ) -> None:
+        """Move the parameters along a direction until the radius is reached.
+
+        Args:
+            direction: by unit [M R, ...], of any length; stay where it is 0.
+            position: function of no arguments giving the leader's log-probabilities [M, n, K],
+                where n is a multiple of R.
+            furthest: Euclidean length [M R] beyond which not to go in any case.
+        """
+        size = norm(direction)
+        moving = size > 0
         inverse = torch.where(moving, 1 / torch.where(moving, size, 1.0), 0.0)
-        direction = [scale(g, inverse) for g in gradient]
-        start = [p.detach().clone() for p in self.parameters]
+        direction = [scale(d, inverse) for d in direction]
+        start = self.snapshot()
 
         def place(length: Tensor) -> None:
-            for p, origin, d in zip(self.parameters, start, direction, strict=True):
-                p.copy_(origin + scale(d, length))
+            self.place([p + scale(d, length) for p, d in zip(start, direction, strict=True)])
 
         def placed() -> Tensor:
             found = position()
-            return found.reshape(units, -1, found.shape[-1])
+            return found.reshape(len(size), -1, found.shape[-1])
 
         before = placed()
 
@@ -99,10 +128,20 @@ class TrustRegion:
             return divergence(before, placed())
 
         largest = torch.stack([d.abs().flatten(1).amax(1) for d in direction]).amax(0)
-        longest = LONGEST / torch.where(moving, largest, 1.0)
+        longest = (LONGEST / torch.where(moving, largest, 1.0)).clamp(max=furthest)
         length = _length(moved, self.radius, longest, ~moving)
         place(length)
         self.last = [scale(d, length) for d in direction]
+
+    def snapshot(self) -> list[Tensor]:
+        """The parameters by unit, copied."""
+        return [p.clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def place(self, values: Sequence[Tensor]) -> None:
+        """Set the parameters, given by unit."""
+        for p, value in zip(self.parameters, values, strict=True):
+            p.copy_(value)
 
     def state(self) -> dict[str, Tensor]:
         return {"radius": self.radius} | {f"last.{i}": step for i, step in enumerate(self.last)}

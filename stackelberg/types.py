@@ -24,7 +24,10 @@ class Leader(Protocol):
     rows: int  # into which every parameter [M, rows, ...] falls, each acting apart; else 1
 
     def position(self, observation: Tensor) -> Tensor:
-        """Log-probabilities [M, n, K] whose KL tells how far the leader moves in a step."""
+        """Log-probabilities [M, n, K] whose KL tells how far the leader moves in a step.
+
+        A leader that moves at every step has one row for each of the n observations [n, d].
+        """
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...

@@ -99,6 +99,14 @@ def test_help_answers_at_once(command):
     assert min(took) < 1
 
 
+def test_help_of_train_names_what_there_is_to_choose_from(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    shown = capsys.readouterr().out
+    assert "--optimiser {trust-region,natural-gradient,ppo}" in shown
+    assert "--gae-lambda" in shown
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train"], ["nonsense"]])
 def test_usage_needs_no_torch(arguments):
     program = (
@@ -135,6 +143,8 @@ def test_usage_needs_no_torch(arguments):
         "train discrete_toy --radius nan --out x",
         "train discrete_toy --radius 7 --out x",
         "train discrete_toy --access everything --out x",
+        "train discrete_toy --optimiser adam --out x",
+        "train discrete_toy --gae-lambda 2 --out x",
         "train nonsense --out x",
         "train discrete_toy --estimator nonsense --out x",
         "train discrete_toy --follower nonsense --out x",

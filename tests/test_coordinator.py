@@ -70,6 +70,10 @@ SETTINGS = {
     "mlp": Setting(TOY, mlp_leader),
     "hidden action": Setting(HIDDEN, config={"access": "trajectories"}),
     "sampled trace": Setting(TOY, config={"estimator": "sampled-trace"}),
+    "natural gradient": Setting(DESIGN, config={"optimiser": "natural-gradient"}),
+    "natural gradient, mlp": Setting(TOY, mlp_leader, config={"optimiser": "natural-gradient"}),
+    "ppo": Setting(TOY, config={"optimiser": "ppo", "estimator": "gae"}),
+    "ppo, mlp": Setting(TOY, mlp_leader, config={"optimiser": "ppo"}),
 }
 
 
@@ -190,6 +194,8 @@ def test_resuming_a_finished_run_just_reports(tmp_path):
         {"checkpoint_every": 5},
         {"radius": 0.02},
         {"access": "policy"},
+        {"optimiser": "ppo"},
+        {"gae_lambda": 0.5},
     ],
 )
 def test_other_options_on_resuming_are_an_error(tmp_path, changed):
@@ -331,7 +337,11 @@ def test_seeds_differ(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["exact", "design", "hidden action", "mlp", "sweeps, carried", "soft-q"]
+    "name",
+    [
+        *("exact", "design", "hidden action", "mlp", "sweeps, carried", "soft-q"),
+        *("natural gradient", "ppo"),
+    ],
 )
 def test_many_leaders_in_one_batch_are_as_many_single_runs(name):
     seeds = (0, 5, 9)
@@ -531,7 +541,9 @@ def test_a_run_does_not_go_into_a_folder_that_another_took_meanwhile(tmp_path):
         {"radius": float("nan")},
         {"radius": 0.5},
         {"max_radius": float("inf")},
+        {"gae_lambda": 1.5},
         {"access": "everything"},
+        {"optimiser": "adam"},
         {"access": "policy", "estimator": "exact"},
         {"access": "trajectories", "estimator": "exact"},
     ],

@@ -12,6 +12,7 @@ from stackelberg.errors import InputError
 from stackelberg.estimators.bi_ac import bi_ac
 from stackelberg.estimators.evidence import Estimator, Evidence
 from stackelberg.estimators.expected import exact_oracle, expected_trace, naive
+from stackelberg.estimators.gae import gae
 from stackelberg.estimators.gradient_critic import gradient_critic
 from stackelberg.estimators.hpgd import hpgd_mc, hpgd_oracle, hpgd_sarsa, hpgd_td
 from stackelberg.estimators.sampled import bc_hg, sampled_trace
@@ -22,6 +23,7 @@ ESTIMATORS: dict[EstimatorName, Estimator] = {
     "expected-trace": expected_trace,
     "gradient-critic": gradient_critic,
     "sampled-trace": sampled_trace,
+    "gae": gae,
     "bc-hg": bc_hg,
     "hpgd-mc": hpgd_mc,
     "hpgd-td": hpgd_td,
@@ -54,6 +56,7 @@ __all__ = [
     "estimator",
     "exact_oracle",
     "expected_trace",
+    "gae",
     "gradient_critic",
     "hpgd_mc",
     "hpgd_oracle",

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from stackelberg import exact, hypergradient
+from stackelberg.config import TrainConfig
 from stackelberg.critics import TabularMemory, believed_response
 from stackelberg.game import Game
 from stackelberg.hypergradient import Critics
@@ -28,6 +29,7 @@ class Evidence:
     memory: TabularMemory
     noise: list[np.random.Generator] = field(default_factory=list)  # one for each leader
     probe: Probe | None = None  # for the estimators that need more than this play
+    gae_lambda: float = TrainConfig.gae_lambda  # of the estimator gae alone
 
     @cached_property
     def critics(self) -> Critics:

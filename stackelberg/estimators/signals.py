@@ -62,7 +62,7 @@ def direct_term(evidence: Evidence, commitment: Commitment, weight: Tensor) -> T
     if commitment.design is None:
         worth = critics.leader_value.unsqueeze(-1)
         return policy_term(evidence, commitment, worth, weight, seen)
-    return _design_term(evidence, commitment, "leader", weight, seen)
+    return design_term(evidence, commitment, "leader", weight, seen)
 
 
 def indirect_term(
@@ -78,7 +78,7 @@ def indirect_term(
     seen = evidence.trajectories if seen is None else seen
     weight = weight / game.temperature
     if commitment.design is not None:
-        return _design_term(evidence, commitment, "follower", weight, seen)
+        return design_term(evidence, commitment, "follower", weight, seen)
     if game.follower_observes_action:
         worth = critics.follower_value.unsqueeze(-1)  # V_F(s,a), whatever b
     else:
@@ -100,25 +100,41 @@ def policy_term(
     """
     played = evidence.commitment.policy
     advantage = worth - (played.unsqueeze(-1) * worth).sum(-2, keepdim=True)
-    m, s, a, b = index_of(seen)
-    ratio = commitment.policy[m, s, a] / played[m, s, a]  # its gradient is the score
-    advantage = advantage.expand(evidence.critics.benefit.shape)[m, s, a, b]
-    return hypergradient.policy_surrogate(ratio, weight * advantage, evidence.trajectories.episodes)
+    advantage = advantage.expand(evidence.critics.benefit.shape)[index_of(seen)]
+    return score_term(evidence, commitment, weight * advantage, seen)
 
 
-def _design_term(
-    evidence: Evidence, commitment: Commitment, who: str, weight: Tensor, seen: Trajectories
+def score_term(
+    evidence: Evidence, commitment: Commitment, weight: Tensor, seen: Trajectories
+) -> Tensor:
+    """[M] (1/N) sum_k weight_k grad log f(a_k|s_k), weight [M, N, T]."""
+    m, s, a, _ = index_of(seen)
+    ratio = commitment.policy[m, s, a] / evidence.commitment.policy[m, s, a]  # gradient: the score
+    return hypergradient.policy_surrogate(ratio, weight, evidence.trajectories.episodes)
+
+
+def design_term(
+    evidence: Evidence,
+    commitment: Commitment,
+    who: str,
+    weight: Tensor,
+    seen: Trajectories,
+    tail: Tensor | float = 0.0,
 ) -> Tensor:
     """[M] (1/N) sum_k weight_k [ grad r + gamma grad log P V(s_{k+1}) ] of the one or the other.
 
     From V(s_{k+1}) its expectation is taken off: no bias, less noise.
+
+    Args:
+        who: "leader" or "follower". weight: [M, N, T].
+        tail: what the sample adds to the value of s_{k+1} [M, N, T], 0 after an ending.
     """
     model = evidence.game.model(commitment.design)
     reward, discount = getattr(model, f"{who}_reward"), getattr(model, f"{who}_discount")
     value = getattr(evidence.critics, f"{who}_state_value")
     index = index_of(seen)
     paid = reward.expand(evidence.critics.benefit.shape)[index]
-    arrived = torch.where(seen.terminated, 0.0, value[index[0], seen.next_state])
+    arrived = torch.where(seen.terminated, 0.0, value[index[0], seen.next_state]) + tail
     log_transition = torch.zeros_like(paid)
     if model.transition.requires_grad:
         outcome = (*index, seen.next_state)
