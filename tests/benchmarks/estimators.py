@@ -301,7 +301,7 @@ def _lines(axes: Any, measures: Measures, games: Sequence[str], column: str) -> 
         values = [measures.value(column, games, name, "learned", n) for n in measures.sizes]
         ours = name == "expected-trace"
         label = f"{name} (= {cost.FORWARD})" if ours else name
-        style = "--" if name == "naive" else "-"
+        style = {"naive": "--", "bc-hg": ":"}.get(name, "-")  # bc-hg covers sampled-trace
         axes.plot(measures.sizes, values, style, color=colour, lw=3.5 if ours else 1.5, label=label)
     axes.set(xlabel="steps of play in the sample", xscale="log")
     axes.set_xticks(measures.sizes, [f"{size:,}" for size in measures.sizes])
