@@ -22,7 +22,7 @@ from stackelberg.estimators import Evidence
 from stackelberg.game import Game, Step
 from stackelberg.model import TabularModel
 from stackelberg.rollout import Trajectories, play
-from stackelberg.types import Commitment, Response
+from stackelberg.types import Commitment, Leader, Response, commit
 
 # ---------------------------------------------------------------- families of games
 
@@ -321,36 +321,37 @@ class Knowing:
 
 def with_true_critics(game: Game, point: Tensor, seen: Trajectories) -> Sample:
     """M batches of play [M, N, T] of the leader at `point` (logits [S, A] or a design [d])."""
-    one = point[None].clone().requires_grad_()
-    alone = committed(game, one)
-    model = game.model(alone.design)
-    goal = gradient(exact.objective(model, alone.policy), one)[0]
-    model, policy = model.detach(), alone.policy.detach()
+    return sample_of(game, Free(game, point.expand(len(seen.time), *point.shape).clone()), seen)
+
+
+def sample_of(game: Game, leader: Leader, seen: Trajectories) -> Sample:
+    """M batches of play [M, N, T] of M leaders that are all the same, of one parameter tensor."""
+    (leaf,) = leader.parameters()
+    commitment = commit(game, leader)
+    first = Commitment(
+        commitment.policy[:1], None if commitment.design is None else commitment.design[:1]
+    )
+    model = game.model(first.design)
+    goal = gradient(exact.objective(model, first.policy), leaf)[0]
+    model, policy = model.detach(), first.policy.detach()
     best = exact.best_response(model, policy)
     critics = hypergradient.tabular_critics(model, policy, best)
 
     def shared(tables: tuple[Tensor, ...]) -> list[Tensor]:
-        return [table.expand(len(seen.time), *table.shape[1:]) for table in tables]
+        return [table.expand(len(leaf), *table.shape[1:]) for table in tables]
 
-    leader = Free(game, point.expand(len(seen.time), *point.shape).clone())
-    leaf = leader.point
     response = exact.SoftResponse(*shared(best))
     evidence = Evidence(
         game=game,
         leader=leader,
-        commitment=committed(game, leaf.detach()),
+        commitment=commitment.detach(),
         response=Response(response.policy, response),
         trajectories=seen,
         memory=Knowing(game),
         noise=[np.random.default_rng([m, 8]) for m in range(len(leaf))],
     )
     evidence.__dict__["critics"] = hypergradient.Critics(*shared(critics))
-    return Sample(
-        evidence=evidence,
-        commitment=committed(game, leaf),
-        leaf=leaf,
-        exact=goal.flatten().numpy(),
-    )
+    return Sample(evidence=evidence, commitment=commitment, leaf=leaf, exact=goal.flatten().numpy())
 
 
 def batches_of_play(
@@ -394,10 +395,10 @@ def sampled(
 # ---------------------------------------------------------------- where estimators are compared
 
 
-def toy_case(close: float) -> tuple[Game, Tensor]:
+def toy_case(close: float, bonus: float = 1.0) -> tuple[Game, Tensor]:
     point = torch.zeros(3, 2, dtype=torch.float64)
     point[discrete_toy.A, discrete_toy.CLOSE] = np.log(close / (1 - close))
-    return discrete_toy.game(), point
+    return discrete_toy.game(bonus), point
 
 
 def accuracy_case(kind: str, seed: int) -> tuple[Game, Tensor]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from benchmarks.hypergradient_cost import HIDDEN, cost
+from benchmarks.estimator_cost import HIDDEN, cost
 from random_games import Family, families, gradient, layered_game, paths_of
 from torch import Tensor
 
@@ -344,7 +344,7 @@ def test_a_hypergradient_costs_what_a_policy_gradient_costs():
     try:
         ratios = []
         for _ in range(10):
-            plain, ours = cost(HIDDEN["1e5"], length=100, seconds=0.2)
+            plain, ours = cost(HIDDEN[100_000], length=100, seconds=0.2)
             ratios.append(ours / plain)
             if ratios[-1] <= 1.3:
                 break

@@ -1,90 +1,209 @@
-"""How near a hypergradient estimator is: bias, noise and direction at equal samples.
+"""How near every hypergradient estimator comes to the exact one: bias, noise, direction, time.
 
-Run: python tests/benchmarks/estimator_accuracy.py [--quick]
-
-The sampled trace has the true critics; the expected trace has only the model that it learned from
-the same 3 streams of 150 steps, or from those and the play of 9 iterations before.
+Streams of 150 steps, cut there as in the published settings: what lies beyond is lost to every
+estimator that sums up samples, however many streams there are. The follower is at its exact best
+response, and its values are known (access "value"). Critics are true, or learned from the very
+sample. All is relative to the norm of the exact hypergradient of the leader's parameters.
 """
 
-import sys
-from pathlib import Path
+import time
+from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
+from random_games import Sample, accuracy_case, batches_of_play, sample_of, toy_case
+from scipy import stats
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from random_games import accuracy_case, batches_of_play, toy_case, with_true_critics
-
-from stackelberg import estimators
+from agents import ExactFollower, default_leader
+from games import four_rooms
+from stackelberg.errors import InputError
+from stackelberg.estimators import ESTIMATORS, Evidence
 from stackelberg.game import Game
+from stackelberg.probe import Probe
+from stackelberg.rollout import Trajectories
+from stackelberg.types import Leader, commit
 
-STREAMS, STEPS = 3, 150
-CLOSES = (0.05, 0.1, 0.1665, 0.25)
+STEPS = 150  # of a stream of play
+SIZES = (150, 450, 1500, 4500, 15_000)
 KINDS = ("observing", "blind", "design", "moving design", "ending")
+CLOSES = (0.05, 0.25, 0.5)  # the last is where a uniform leader starts
+PROBING = ("hpgd-oracle", "spsa", "es")  # these play more than the sample
+CRITICLESS = ("spsa", "es")
+SIDE_BY_SIDE = 10  # leaders that are timed together
+COLUMNS = (
+    "game",
+    "seed",
+    "estimator",
+    "critics",
+    "steps",
+    "batches",
+    "exact_norm",
+    "bias",
+    "bias_se",
+    "noise",
+    "error",
+    "cosine",
+    "cosine_low",
+    "cosine_high",
+    "uphill",
+    "ms",
+    "ms_side_by_side",
+)
 
 
-def measured(game: Game, point: Tensor, batches: int, seed: int = 0) -> tuple[np.ndarray, dict]:
-    """(exact hypergradient, gradients of independent batches [batches, coordinates] by name)."""
-    game.horizon = STEPS
-    found = {}
-    for name, iterations in (("sampled", 1), ("expected", 1), ("expected, 10 iterations", 10)):
-        seen = batches_of_play(
-            game, point, batches=batches, streams=STREAMS * iterations, steps=STEPS, seed=seed
-        )
-        sample = with_true_critics(game, point, seen)
-        if name == "sampled":
-            parts = estimators.sampled_trace(sample.evidence, sample.commitment)
-        else:
-            parts = estimators.expected_trace(sample.learned(), sample.commitment)
-        found[name] = sample.gradients(*parts)
-    return sample.exact, found
+@dataclass(frozen=True)
+class Case:
+    """A game and the parameters of the default leader where the hypergradient is estimated."""
+
+    label: str
+    seed: int
+    game: Game
+    point: Tensor
+
+    def leader(self, count: int) -> Leader:
+        """`count` leaders that are all the same."""
+        made = default_leader(self.game, range(count))
+        with torch.no_grad():
+            next(made.parameters()).copy_(self.point)
+        return made
 
 
-def summary(exact: np.ndarray, gradients: np.ndarray) -> tuple[float, float, float, float]:
-    """(relative bias, relative noise, median cosine, total variance)."""
-    size = np.linalg.norm(exact)
-    variance = gradients.var(0, ddof=1).sum()
-    cosine = gradients @ exact / (np.linalg.norm(gradients, axis=1) * size + 1e-300)
-    bias = np.linalg.norm(gradients.mean(0) - exact) / size
-    return bias, variance**0.5 / size, float(np.median(cosine)), variance
-
-
-def row(label: str, exact: np.ndarray, found: dict) -> list[float]:
-    """Print one line of the table; the ratios of variances to the sampled trace's."""
-    results = [summary(exact, gradients) for gradients in found.values()]
-    cells = [f"{bias:.3f} / {noise:.3f} / {cos:.3f}" for bias, noise, cos, _ in results]
-    ratios = [result[3] / results[0][3] for result in results[1:]]
-    shares = [f"1/{1 / ratio:,.0f}" if ratio > 1e-12 else "0" for ratio in ratios]
-    print(f"| {label} | {np.linalg.norm(exact):.3g} | " + " | ".join(cells + shares) + " |")
-    return ratios
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    batches, seeds = (100, 6) if "--quick" in sys.argv else (400, 30)
-    print(f"relative bias / relative noise / median cosine, {batches} batches, 3 x {STEPS} steps")
-    print(
-        "| game | exact norm | sampled trace, true critics | expected trace | expected trace, "
-        "10 iterations | variance ratio | variance ratio, 10 iterations |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for close in CLOSES:
-        row(f"discrete_toy, P(close) {close}", *measured(*toy_case(close), batches))
+def cases(seeds: int) -> list[Case]:
+    """discrete_toy, `seeds` random games of each kind, four_rooms."""
+    found = []
+    for bonus in (1.0, 2.0):
+        for close in CLOSES:
+            game, point = toy_case(close, bonus)
+            found.append(Case(f"discrete_toy R{bonus:.0f}, P(close) {close}", 0, game, point))
     for kind in KINDS:
-        ratios = [
-            row(f"{kind} {seed}", *measured(*accuracy_case(kind, seed), batches, seed))
-            for seed in range(seeds)
-        ]
-        once, often = zip(*ratios, strict=True)
-        for label, values in (("1 iteration", once), ("10 iterations", often)):
-            print(
-                f"| {kind}, {label}: median {median(values):.4f}, largest {max(values):.4f}, "
-                f"at most 1/100 in {np.mean(np.array(values) <= 0.01):.0%} |"
-            )
+        for seed in range(seeds):
+            game, _ = accuracy_case(kind, seed)
+            game.horizon = STEPS
+            found.append(_start(kind, game, seed, 1.0))
+    for start, std in (("published start", 0.01), ("scattered", 2.0)):
+        game = four_rooms.game(temperature=0.005)
+        found.append(_start(f"four_rooms, {start}", game, 0, std))
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def _start(label: str, game: Game, seed: int, std: float) -> Case:
+    (point,) = default_leader(game, (seed,), std).parameters()
+    return Case(label, seed, game, point[0].detach())
+
+
+# ---------------------------------------------------------------- many estimates of one gradient
+
+
+def played(case: Case, batches: int, size: int) -> Sample:
+    """Independent batches of `size` steps each, of leaders that are all the same."""
+    alone = commit(case.game, case.leader(1)).detach()
+    point = alone.policy[0].log() if alone.design is None else alone.design[0]
+    seen = batches_of_play(
+        case.game, point, batches=batches, streams=size // STEPS, steps=STEPS, seed=case.seed
+    )
+    return sample_of(case.game, case.leader(batches), seen)
+
+
+def first(case: Case, sample: Sample, count: int) -> Sample:
+    """The first few of the batches."""
+    seen = sample.evidence.trajectories
+    fewer = Trajectories(**{name: rows[:count] for name, rows in vars(seen).items()})
+    return sample_of(case.game, case.leader(count), fewer)
+
+
+def evidence_of(sample: Sample, critics: str) -> Evidence:
+    """True critics, or those learned from the very sample; with a probe."""
+    evidence = sample.evidence if critics != "learned" else sample.learned()
+    batches, streams, length = evidence.trajectories.state.shape
+    probe = Probe(
+        game=evidence.game,
+        leader=evidence.leader,
+        follower=ExactFollower(),
+        response=evidence.response,
+        streams=streams,
+        length=length,
+        generators=lambda draw: [np.random.default_rng([m, 9, draw]) for m in range(batches)],
+    )
+    probing = replace(evidence, probe=probe)
+    if critics != "learned":
+        probing.__dict__["critics"] = evidence.critics
+    return probing
+
+
+def estimates(sample: Sample, name: str, evidence: Evidence) -> np.ndarray:
+    """[batches, coordinates] of one estimator."""
+    commitment = commit(evidence.game, evidence.leader)
+    return sample.gradients(*ESTIMATORS[name](evidence, commitment))
+
+
+def milliseconds(sample: Sample, name: str, critics: str) -> float:
+    """Per leader, from play to gradient, learning of critics included; median of three."""
+    taken = []
+    for _ in range(1 if name in PROBING else 3):
+        began = time.perf_counter()
+        estimates(sample, name, evidence_of(sample, critics))
+        taken.append(time.perf_counter() - began)
+    return 1e3 * median(taken) / len(sample.leaf)
+
+
+def judged(found: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+    """Estimates [batches, coordinates] against the exact hypergradient, relative to its norm.
+
+    bias: norm of the mean error; bias_se: what it would be on average by chance alone. noise: root
+    of the total variance. error: of bias and noise, root mean square. cosine: median over batches
+    with a 95 % interval. uphill: share of the batches along which a small step improves the
+    objective.
+    """
+    size, count = np.linalg.norm(exact), len(found)
+    noise = found.var(0, ddof=1).sum() ** 0.5 / size
+    product = found @ exact
+    norms = np.linalg.norm(found, axis=1) * size
+    cosine = np.sort(product / np.where(norms > 0, norms, 1.0))
+    low, high = stats.binom.interval(0.95, count, 0.5)
+    return {
+        "exact_norm": size,
+        "bias": np.linalg.norm(found.mean(0) - exact) / size,
+        "bias_se": noise / count**0.5,
+        "noise": noise,
+        "error": ((found - exact) ** 2).sum(-1).mean() ** 0.5 / size,
+        "cosine": np.median(cosine),
+        "cosine_low": cosine[max(int(low) - 1, 0)],
+        "cosine_high": cosine[min(int(high), count - 1)],
+        "uphill": (product > 0).mean(),
+    }
+
+
+def measured(case: Case, size: int, batches: int, few: int, timed: bool) -> list[dict[str, Any]]:
+    """A row for every estimator and kind of critics; without numbers where it is undefined.
+
+    Args:
+        few: batches of the estimators that play more.
+        timed: also measure the time of one leader, and of several side by side.
+    """
+    whole = played(case, batches, size)
+    part, one, several = (
+        first(case, whole, min(count, batches)) for count in (few, 1, SIDE_BY_SIDE)
+    )
+    rows = []
+    for critics in ("true", "learned", "none"):
+        for sample, probing in ((whole, False), (part, True)):
+            evidence = evidence_of(sample, critics)
+            for name in ESTIMATORS:
+                if (name in PROBING) != probing or (name in CRITICLESS) != (critics == "none"):
+                    continue
+                row = {"game": case.label, "seed": case.seed, "estimator": name}
+                row |= {"critics": critics, "steps": size, "batches": len(sample.leaf)}
+                try:
+                    row |= judged(estimates(sample, name, evidence), sample.exact)
+                except InputError:
+                    pass
+                else:
+                    if timed:
+                        row["ms"] = milliseconds(one, name, critics)
+                        if not probing:
+                            row["ms_side_by_side"] = milliseconds(several, name, critics)
+                rows.append(dict.fromkeys(COLUMNS, float("nan")) | row)
+    return rows

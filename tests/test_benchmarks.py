@@ -1,0 +1,108 @@
+"""The estimator benchmark in small, and HPGD's published form, against which costs are compared."""
+
+import csv
+
+import numpy as np
+import pytest
+from benchmarks import estimator_accuracy as accuracy
+from benchmarks import estimator_cost as cost
+from benchmarks import estimator_training as training
+from benchmarks import estimators
+
+from games import discrete_toy
+from stackelberg import exact
+from stackelberg.estimators import ESTIMATORS
+
+TINY = estimators.Extent(
+    seeds=1,
+    sizes=(150,),
+    batches=4,
+    few=2,
+    parameters=(100,),
+    lengths=(10,),
+    seconds=0.0,
+    training_seeds=2,
+    iterations=2,
+)
+
+
+def read(path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_benchmark_in_small(tmp_path, monkeypatch):
+    """Every estimator has its rows; the exact one has bias 0 and cosine 1, others have not."""
+    chosen = ("discrete_toy R1, P(close) 0.25", "design")
+    cases = [case for case in accuracy.cases(1) if case.label in chosen]
+    monkeypatch.setattr(accuracy, "cases", lambda seeds: cases)
+    monkeypatch.setattr(training, "TRAINED", ("expected-trace", "naive"))
+    monkeypatch.setattr(estimators, "RANDOM", chosen[1:])
+    monkeypatch.setattr(estimators, "ROOMS", chosen[:1])
+    said = estimators.run(TINY, tmp_path)
+    rows = read(tmp_path / "estimators.csv")
+    assert tuple(rows[0]) == accuracy.COLUMNS
+    assert {row["estimator"] for row in rows} == set(ESTIMATORS)
+    assert {(row["game"], row["steps"]) for row in rows} == {(game, "150") for game in chosen}
+    found = {(row["game"], row["estimator"]): row for row in rows if row["critics"] == "true"}
+    for game in chosen:
+        for name in ("exact", "expected-trace", "gradient-critic"):
+            row = found[game, name]
+            assert float(row["bias"]) < 1e-7
+            assert float(row["error"]) < 1e-7
+            assert float(row["cosine"]) == pytest.approx(1, abs=1e-9)
+            assert float(row["uphill"]) == 1
+        assert float(found[game, "sampled-trace"]["noise"]) > 0.01
+    toy = found[chosen[0], "naive"]  # points the wrong way
+    assert float(toy["bias"]) > 1
+    assert float(toy["uphill"]) == 0
+    assert found[chosen[0], "sobirl"]["bias"] == ""  # undefined
+    assert float(found["design", "sobirl"]["ms"]) > 0
+    for name, part in (("_cost", cost), ("_training", training)):
+        rows = read(tmp_path / f"estimators{name}.csv")
+        assert tuple(rows[0]) == part.COLUMNS
+        assert all(float(row["ms"]) > 0 for row in rows if name == "_cost")
+    assert (tmp_path / "estimators.png").stat().st_size > 5000
+    assert b"</svg>" in (tmp_path / "estimators.svg").read_bytes()
+    for name in ESTIMATORS:
+        assert f"\n| {name} | " in said
+
+
+def test_judged_knows_bias_from_noise():
+    exact_gradient = np.array([3.0, 4.0])
+    noise = np.random.default_rng(0).normal(size=(20_000, 2))
+    found = accuracy.judged(exact_gradient + noise + [0.0, 0.5], exact_gradient)
+    assert found["exact_norm"] == 5
+    assert found["bias"] == pytest.approx(0.1, abs=4 * found["bias_se"])
+    assert found["bias_se"] == pytest.approx(2**0.5 / 5 / 20_000**0.5, rel=0.02)
+    assert found["noise"] == pytest.approx(2**0.5 / 5, rel=0.02)
+    assert found["error"] == pytest.approx((2 / 25 + 0.01) ** 0.5, rel=0.02)
+    assert found["cosine_low"] < found["cosine"] < found["cosine_high"] < 1
+    uphill = accuracy.judged(np.array([[1.0, 0.0], [2.0, 0.0], [-1.0, 0.0]]), exact_gradient)
+    assert uphill["uphill"] == pytest.approx(2 / 3)
+    assert uphill["cosine"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_hpgd_as_published_is_ours_by_another_way(dense):
+    """Averages of gradient vectors, and one scan: the same gradient."""
+    sample = cost.design_sample(20, dense, length=40)
+    _, indirect = ESTIMATORS["hpgd-sarsa"](sample.evidence, sample.commitment)
+    ours = sample.gradients(indirect)[0]
+    theirs = cost.published_hpgd(sample.evidence, sample.commitment).detach().numpy()
+    assert np.abs(ours).max() > 1e-3
+    np.testing.assert_allclose(theirs, ours, atol=1e-12 * np.abs(ours).max() + 1e-15)
+
+
+def test_episode_return_is_the_objective_of_long_episodes():
+    """At a horizon at which the discounted rest is negligible."""
+    game = discrete_toy.game(horizon=3000)
+    leader = accuracy.Case("", 0, game, accuracy.toy_case(0.25)[1]).leader(2)
+    policy = accuracy.commit(game, leader).policy
+    objective = exact.objective(game.model(), policy).detach().numpy()
+    found = training.episode_return(game, leader, game.leader_discount)
+    np.testing.assert_allclose(found, objective, rtol=1e-9)
+    game.horizon = 1
+    g = exact.best_response(game.model(), policy.detach()).policy
+    first = (policy.detach()[:, 0] * g[:, 0, :, discrete_toy.GO_A]).sum(-1)
+    np.testing.assert_allclose(training.episode_return(game, leader, 1.0), first, rtol=1e-12)
