@@ -28,7 +28,7 @@ class Games:
     def run(self) -> None:
         from stackelberg import registry
         from stackelberg.best_known import BestKnown
-        from stackelberg.estimators import ESTIMATORS
+        from stackelberg.estimators import ESTIMATORS, REMEMBERING
 
         rows, best_known = [], BestKnown()
         for name in registry.names("games"):
@@ -38,7 +38,7 @@ class Games:
             row = {"name": name, "about": about, "optimum": optimum, "optimum_source": source}
             rows.append(row)
         parts = {kind: registry.names(kind) for kind in ("leaders", "followers")}
-        parts["estimators"] = [*ESTIMATORS]
+        parts["estimators"] = [*ESTIMATORS, *REMEMBERING]
         if self.json:
             print(json.dumps({"games": rows} | parts))
             return

@@ -23,6 +23,7 @@ EstimatorName = Literal[
     "es",
     "naive",
     "exact",
+    "model-based",
 ]
 Optimiser = Literal["trust-region", "natural-gradient", "ppo"]
 

@@ -278,7 +278,8 @@ class Coordinator:
     # ------------------------------------------------------------ checkpoints
 
     def _parts(self) -> dict[str, Any]:
-        return {"memory": self.memory, "region": self.region, "follower": self.follower}
+        parts = {"memory": self.memory, "region": self.region, "follower": self.follower}
+        return parts | ({"estimator": self._estimator} if hasattr(self._estimator, "state") else {})
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that the next iteration depends on."""
@@ -301,7 +302,7 @@ class Coordinator:
         tensors, notes, self.metrics = found
         for name, tensor in self._tensors().items():
             there = tensors.get(name)
-            if name.startswith("follower."):  # in what state a follower is, is its own affair
+            if name.startswith(("follower.", "estimator.")):  # their states are their own affair
                 continue
             if there is None or there.shape != tensor.shape:
                 raise InputError(

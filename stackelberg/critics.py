@@ -1,5 +1,6 @@
 """What the leader learns from everything it has seen: the game's model, and values on it."""
 
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -10,8 +11,11 @@ from stackelberg import exact
 from stackelberg.exact import SoftResponse
 from stackelberg.game import Game
 from stackelberg.model import TabularModel
+from stackelberg.revealed import Revealed
 from stackelberg.rollout import Trajectories
 from stackelberg.types import Commitment, Response
+
+COUNTS = ("arrivals", "visits", "leader_reward", "follower_reward", "starts", "recent")
 
 
 class TabularMemory:
@@ -31,11 +35,17 @@ class TabularMemory:
         self.follower_reward = torch.zeros_like(self.visits)
         self.starts = torch.zeros(self.shape[:2], dtype=torch.float64)
         self.recent = torch.zeros_like(self.visits)  # of the last update alone
+        self.revealed: Revealed | None = None
         self._means: tuple[Tensor, Tensor, Tensor] | None = None  # until the next update
 
     @torch.no_grad()
-    def update(self, seen: Trajectories) -> None:
-        """Count one batch of trajectories [M, N, T]."""
+    def update(self, seen: Trajectories, own: bool = True) -> None:
+        """Count one batch of trajectories [M, N, T].
+
+        Args:
+            own: of the M leaders themselves. Other leaders' play in the same game tells as much of
+                the game, but not how these leaders' followers behave.
+        """
         self._means = None
         if self.game.moves_transition:
             for table in (self.arrivals, self.visits, self.leader_reward, self.follower_reward):
@@ -47,13 +57,40 @@ class TabularMemory:
         went_on = (~seen.terminated).to(torch.float64).flatten()
         target = cell * states + seen.next_state.flatten()
         self.arrivals.view(-1).index_add_(0, target, went_on)
-        self.recent.zero_().view(-1).index_add_(0, cell, torch.ones_like(went_on))
-        self.visits += self.recent
+        counts = torch.zeros_like(self.visits)
+        counts.view(-1).index_add_(0, cell, torch.ones_like(went_on))
+        self.visits += counts
+        if own:
+            self.recent.copy_(counts)
         self.leader_reward.view(-1).index_add_(0, cell, seen.leader_reward.flatten())
         self.follower_reward.view(-1).index_add_(0, cell, seen.follower_reward.flatten())
         first = (seen.time == 0).to(torch.float64).flatten()
         start = (m * states + seen.state).flatten()
         self.starts.view(-1).index_add_(0, start, first)
+
+    @torch.no_grad()
+    def reveal(self, commitment: Commitment, response: SoftResponse) -> None:
+        """Learn of transitions from responses that show their values, K to each of the M leaders.
+
+        Where the follower does not observe the leader's action, they do not tell; see `Revealed`.
+
+        Args:
+            commitment: what was answered, all of the first leader's first, [M K, ...].
+        """
+        model = self.game.model(commitment.design)
+        if not model.follower_observes_action or not model.follower_discount:
+            return
+        if self.revealed is None:
+            self.revealed = Revealed(self.shape)
+        reward = model.follower_reward.expand(response.policy.shape)
+        if commitment.design is None:
+            reward = means(self.follower_reward.unsqueeze(-1), self.visits).squeeze(-1)
+            reward = reward.repeat_interleave(len(response.policy) // len(reward), 0)
+        many = [part.unflatten(0, (self.shape[0], -1)) for part in (*response, reward)]
+        *rows, reward = many
+        discount, temperature = model.follower_discount, model.temperature
+        self.revealed.add(SoftResponse(*rows), reward, discount, temperature)
+        self._means = None
 
     def model(self, commitment: Commitment) -> TabularModel:
         """The learned model [M, ...], attached to a design where the commitment is one.
@@ -66,7 +103,7 @@ class TabularMemory:
         if self._means is None:
             rewards = self.leader_reward.unsqueeze(-1), self.follower_reward.unsqueeze(-1)
             leader, follower = (means(reward, self.visits).squeeze(-1) for reward in rewards)
-            self._means = means(self.arrivals, self.visits), leader, follower
+            self._means = self._transitions(), leader, follower
         transition, leader_reward, follower_reward = self._means
         true = self.game.model(commitment.design)
         if commitment.design is not None:
@@ -82,14 +119,35 @@ class TabularMemory:
             initial=self.starts / self.starts.sum(-1, keepdim=True),
         )
 
+    def _transitions(self) -> Tensor:
+        if self.revealed is None:
+            return means(self.arrivals, self.visits)
+        rewarded = self.visits > 0
+        if self.game.leader_moves == "once":  # of a design the rewards are known
+            rewarded = torch.ones_like(rewarded)
+        return self.revealed.refine(self.arrivals, self.visits, rewarded)
+
+    def of(self, leader: int) -> "TabularMemory":
+        """What one leader has seen, a memory of its own that shares no later update."""
+        one = copy(self)
+        one.shape, one.revealed, one._means = (1, *self.shape[1:]), None, None
+        one.load({name: value[leader : leader + 1] for name, value in self.state().items()})
+        return one
+
     def state(self) -> dict[str, Tensor]:
-        names = ("arrivals", "visits", "leader_reward", "follower_reward", "starts", "recent")
-        return {name: getattr(self, name) for name in names}
+        state = {name: getattr(self, name) for name in COUNTS}
+        if self.revealed is not None:
+            state |= {f"revealed.{name}": value for name, value in vars(self.revealed).items()}
+        return state
 
     def load(self, state: dict[str, Tensor]) -> None:
         self._means = None
-        for name, value in state.items():
-            getattr(self, name).copy_(value)
+        for name in COUNTS:
+            setattr(self, name, state[name].clone())
+        told = {k.removeprefix("revealed."): v for k, v in state.items() if "." in k}
+        if told:
+            self.revealed = Revealed(self.shape)
+            vars(self.revealed).update(told)
 
 
 def _any_design(game: Game) -> Tensor | None:

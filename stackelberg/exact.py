@@ -34,8 +34,14 @@ def expected_next(model: TabularModel, state_value: Tensor) -> Tensor:
 
 def solve_values(kernel: Tensor, discount: float, reward: Tensor) -> Tensor:
     """v = reward + discount kernel v, for reward [M, S]."""
-    identity = torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
-    return torch.linalg.solve(identity - discount * kernel, reward.unsqueeze(-1)).squeeze(-1)
+    return torch.linalg.solve(resolvent(kernel, discount), reward.unsqueeze(-1)).squeeze(-1)
+
+
+def resolvent(kernel: Tensor, discount: float) -> Tensor:
+    """1 - discount kernel, the matrix whose inverse sums over a discounted future: [M, S, S]."""
+    system = -discount * kernel
+    system.diagonal(dim1=-2, dim2=-1).add_(1)
+    return system
 
 
 def follower_action_value(model: TabularModel, state_value: Tensor) -> Tensor:

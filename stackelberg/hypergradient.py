@@ -35,6 +35,7 @@ from stackelberg.exact import (
     expected_next,
     follower_action_value,
     joint_kernel,
+    resolvent,
 )
 from stackelberg.model import TabularModel
 
@@ -231,8 +232,7 @@ def tabular_critics(model: TabularModel, policy: Tensor, response: SoftResponse)
     """
     g = response.policy
     kernel = joint_kernel(model, policy, g)
-    identity = torch.eye(model.states, dtype=kernel.dtype, device=kernel.device)
-    factors = torch.linalg.lu_factor(identity - model.leader_discount * kernel)
+    factors = torch.linalg.lu_factor(resolvent(kernel, model.leader_discount))
     reward = (policy * (g * model.leader_reward).sum(-1)).sum(-1)
     state_value = torch.linalg.lu_solve(*factors, reward.unsqueeze(-1)).squeeze(-1)
     initial = model.initial.expand(state_value.shape).unsqueeze(-1)
@@ -242,7 +242,7 @@ def tabular_critics(model: TabularModel, policy: Tensor, response: SoftResponse)
     benefit = follower_benefit(model, policy, action_value, value)
 
     if model.follower_discount != model.leader_discount:
-        factors = torch.linalg.lu_factor(identity - model.follower_discount * kernel)
+        factors = torch.linalg.lu_factor(resolvent(kernel, model.follower_discount))
     weight = policy.unsqueeze(-1) * g * benefit * visitation[..., None, None]
     arrivals = torch.einsum("...sab,...sabt->...t", weight, model.transition)
     source = (model.follower_discount * arrivals).unsqueeze(-1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stackelberg.game import Game
 from stackelberg.rollout import Trajectories, play
-from stackelberg.types import Follower, Leader, Response, commit
+from stackelberg.types import Commitment, Follower, Leader, Response, commit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,7 @@ class Probe:
         with self._displaced(displacements):
             commitment = commit(self.game, self.leader).detach()
             generators = self.generators(draw)
-            seeds = [int(generator.integers(2**31)) for generator in generators]
-            response = self.follower.best_respond(self.game, commitment, seeds)
+            response = self._answer(commitment, generators)
             seen = play(
                 self.game,
                 commitment,
@@ -55,6 +54,32 @@ class Probe:
         self.steps["leader"] += seen.steps
         self.steps["follower"] += response.steps
         return seen.first_returns(seen.leader_reward, self.game.leader_discount).mean(-1)
+
+    def scout(self, scouts: Leader) -> tuple[Response, Trajectories]:
+        """Other leaders' play: each meets a follower that answers it, for one stream of an episode.
+
+        Args:
+            scouts: K for each of the M leaders, all of the first leader's first.
+        Returns: the answers [M K, ...], and the play as the M leaders' own [M, K, T].
+        """
+        each = scouts.count // self.leader.count
+        draws = [self.generators(draw) for draw in range(each)]
+        generators = [draw[m] for m in range(self.leader.count) for draw in draws]
+        with torch.no_grad():
+            commitment = commit(self.game, scouts)
+        response = self._answer(commitment, generators)
+        seen = play(
+            self.game,
+            commitment,
+            response,
+            streams=1,
+            steps=self.game.horizon,
+            generators=generators,
+        )
+        self.steps["leader"] += each * seen.steps
+        self.steps["follower"] += each * response.steps
+        own = {name: value.view(self.leader.count, each, -1) for name, value in vars(seen).items()}
+        return response, Trajectories(**own)
 
     def play(self, steps: int, initial: Tensor, draw: int = 0) -> Trajectories:
         """At least `steps` steps of the present leaders and response, from elsewhere.
@@ -75,12 +100,21 @@ class Probe:
         self.steps["leader"] += seen.steps
         return seen
 
+    def _answer(self, commitment: Commitment, generators: list[np.random.Generator]) -> Response:
+        """The followers' best response; afterwards they are what they were."""
+        seeds = [int(generator.integers(2**31)) for generator in generators]
+        state = {name: value.clone() for name, value in self.follower.state().items()}
+        try:
+            response = self.follower.best_respond(self.game, commitment, seeds)
+        finally:
+            self.follower.load(state)
+        return replace(response, access=self.response.access)
+
     @contextmanager
     def _displaced(self, displacements: Sequence[Tensor]) -> Iterator[None]:
-        """The leader elsewhere; afterwards leader and follower are what they were."""
+        """The leader elsewhere; afterwards it is where it was."""
         parameters = list(self.leader.parameters())
         before = [p.detach().clone() for p in parameters]
-        state = {name: value.clone() for name, value in self.follower.state().items()}
         try:
             with torch.no_grad():
                 for p, displacement in zip(parameters, displacements, strict=True):
@@ -90,4 +124,3 @@ class Probe:
             with torch.no_grad():
                 for p, origin in zip(parameters, before, strict=True):
                     p.copy_(origin)
-            self.follower.load(state)

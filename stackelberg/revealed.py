@@ -24,8 +24,9 @@ class Revealed:
 
         P = m + (sigma^2 I + C G)^-1 C (h - G m).
 
-    sigma^2 is what residuals exceed their own uncertainty by, so a follower that is far from its
-    best response is hardly listened to. Only for followers that observe the leader's action.
+    sigma^2 is what a least-squares fit of the row leaves unexplained, so that a follower far from
+    its best response is hardly listened to, nor any where a successor has never been seen. Only for
+    followers that observe the leader's action.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -69,14 +70,14 @@ class Revealed:
         cov = cov / (weight + 1).unsqueeze(-1)
         outer = _block(self.outer, support)[:, :, None, None]  # [M, S, 1, 1, k, k]
         product = self.product.gather(-1, wide)
-        fitted = (outer @ mean.unsqueeze(-1)).squeeze(-1)  # G m
-        excess = self.square - (mean * (2 * product - fitted)).sum(-1) - (cov * outer).sum((-2, -1))
-        noise = (excess * usable).sum((1, 2, 3)) / usable.sum((1, 2, 3)).clamp(min=1)
-        noise = noise / self.count.clamp(min=1)
-        scale = torch.diagonal(self.outer, dim1=-2, dim2=-1).mean(-1) / self.count.clamp(min=1)
-        noise = noise.maximum(PRECISION * scale.clamp(min=PRECISION))[:, None, None, None, None, None]
-        system = noise * torch.eye(size, dtype=cov.dtype) + cov @ outer
-        change = torch.linalg.solve(system, cov @ (product - fitted).unsqueeze(-1)).squeeze(-1)
+        identity = torch.eye(size, dtype=cov.dtype)
+        scale = torch.diagonal(outer, dim1=-2, dim2=-1).mean(-1)[..., None, None] + PRECISION
+        fit = torch.linalg.solve(outer + PRECISION * scale * identity, product.unsqueeze(-1))
+        unexplained = self.square[..., None, None] - product.unsqueeze(-2) @ fit
+        freedom = (self.count - size).clamp(min=1)[:, None, None, None, None, None]
+        noise = (unexplained / freedom).maximum(PRECISION * scale)
+        residual = product.unsqueeze(-1) - outer @ mean.unsqueeze(-1)
+        change = torch.linalg.solve(noise * identity + cov @ outer, cov @ residual).squeeze(-1)
         row = (mean + change * usable.unsqueeze(-1)).clamp(min=0)
         row = row / row.sum(-1, keepdim=True).clamp(min=1)
         return torch.zeros_like(arrivals).scatter_(-1, wide, row)

@@ -873,4 +873,5 @@ def test_leaders_side_by_side_draw_each_its_own(monkeypatch):
 
 
 def test_the_command_line_and_the_registry_name_the_same_estimators():
-    assert list(get_args(EstimatorName)) == list(estimators.ESTIMATORS)
+    every = [*estimators.ESTIMATORS, *estimators.REMEMBERING]
+    assert list(get_args(EstimatorName)) == every

@@ -15,6 +15,7 @@ from stackelberg.estimators.expected import exact_oracle, expected_trace, naive
 from stackelberg.estimators.gae import gae
 from stackelberg.estimators.gradient_critic import gradient_critic
 from stackelberg.estimators.hpgd import hpgd_mc, hpgd_oracle, hpgd_sarsa, hpgd_td
+from stackelberg.estimators.model_based import ModelBased
 from stackelberg.estimators.sampled import bc_hg, sampled_trace
 from stackelberg.estimators.sobirl import sobirl, sobirl_modified
 from stackelberg.estimators.zeroth_order import es, spsa
@@ -37,19 +38,24 @@ ESTIMATORS: dict[EstimatorName, Estimator] = {
     "naive": naive,
     "exact": exact_oracle,
 }
+REMEMBERING: dict[EstimatorName, type[ModelBased]] = {"model-based": ModelBased}  # a new one a run
 
 
 def estimator(name: str) -> Estimator:
-    """The estimator of that name. Raises InputError if there is none."""
-    if name not in ESTIMATORS:
-        raise InputError(f"an estimator out of {', '.join(ESTIMATORS)}", f"'{name}'", "use one")
-    return ESTIMATORS[cast(EstimatorName, name)]
+    """The estimator of that name, for one run. Raises InputError if there is none."""
+    names = [*ESTIMATORS, *REMEMBERING]
+    if name not in names:
+        raise InputError(f"an estimator out of {', '.join(names)}", f"'{name}'", "use one")
+    known = cast(EstimatorName, name)
+    return REMEMBERING[known]() if known in REMEMBERING else ESTIMATORS[known]
 
 
 __all__ = [
     "ESTIMATORS",
+    "REMEMBERING",
     "Estimator",
     "Evidence",
+    "ModelBased",
     "bc_hg",
     "bi_ac",
     "es",

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from stackelberg import hypergradient
 from stackelberg.estimators.evidence import Evidence
-from stackelberg.exact import follower_action_value, joint_kernel
+from stackelberg.exact import follower_action_value, joint_kernel, resolvent
 from stackelberg.hypergradient import Critics
 from stackelberg.model import TabularModel
 from stackelberg.types import Commitment
@@ -64,5 +64,4 @@ def _jacobian(values: Tensor, entries: Tensor) -> Tensor:
 def _solve(model: TabularModel, critics: Critics, signal: Tensor) -> Tensor:
     """H = signal + gamma_F P_fg H, [M, S, n]."""
     kernel = joint_kernel(model, critics.policy, critics.response)
-    system = torch.eye(model.states, dtype=kernel.dtype) - model.follower_discount * kernel
-    return torch.linalg.solve(system, signal)
+    return torch.linalg.solve(resolvent(kernel, model.follower_discount), signal)

@@ -1,5 +1,7 @@
 """A model-based leader: it searches the model that it has learned, and scouts what it finds."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -7,41 +9,41 @@ from stackelberg import exact, search
 from stackelberg.errors import InputError
 from stackelberg.estimators.evidence import Evidence
 from stackelberg.estimators.expected import expected_trace
+from stackelberg.model import TabularModel
 from stackelberg.probe import Probe
 from stackelberg.search import Elite
 from stackelberg.trust_region import divergence
 from stackelberg.types import Commitment, Response, commit, everywhere
 
 SCOUTS = 32  # other leaders that a generation tries, each in one episode
-SCATTERED = 10  # generations of scouts anywhere, to have a model to search
-GENERATIONS = 16  # generations of scouts that the search proposes
-FRESH=1000000
-MIX=0
-CLIMB = 60  # steps of their climb on the learned model
+EXPLORING = 6  # generations of scouts that go where little has been seen
+SEARCHING = 6  # generations of scouts that go where the leader would be paid
+CLIMB = 40  # steps of their climbs on the learned model
 ARRIVED = 1e-3  # KL in nats from where the search has sent a leader
 
 
 class ModelBased:
     """The expected trace, and a search of the learned model for higher hills.
 
-    In each of the first 26 outer iterations every leader sends out 32 scouts, leaders of its kind
-    that each play one episode against a follower that best-responds to them; what they see is
-    counted into the leader's learned model. The scouts of 10 generations are scattered; later ones
-    recombine the best scouts so far and climb on the learned model, predicting the follower's
-    response. What a scout is worth is computed on the learned model, but with the response that its
-    follower really gave (at access `trajectories`, which does not show it, with the predicted one).
-    The leader then walks to the best scout, unless it is best itself, and climbs by the
-    hypergradient of `expected_trace` once it has arrived.
+    In each of the first 12 outer iterations every leader sends out 32 scouts, leaders of its kind
+    that each play one episode against a follower that best-responds to them. What they see is
+    counted into the leader's learned model; at access `value` so is what their followers' values
+    tell of it (`stackelberg.revealed`). Scouts climb on the learned model from scattered starts,
+    predicting the follower's response: those of the first 6 iterations to be led where little has
+    been seen, for a reward of (1 + visits of (s,a,b))^(-1/2); then for the leader's own reward;
+    later ones from recombinations of the best scouts so far. What a scout is worth is judged on
+    the learned model with the response that its follower really gave (at access `trajectories`,
+    which does not show it, with the predicted one). The leader then walks to the best scout, unless
+    it is better itself, and on arrival climbs by the hypergradient of `expected_trace`.
 
-    Source: this project; model-based search as in Dyna (Sutton, 1991), the search is
-    `stackelberg.search`.
+    Source: this project. The search is `stackelberg.search`; on rewards for the unseen see Strehl
+    and Littman (2008).
     """
 
     def __init__(self) -> None:
         self.generation = 0
         self.elites: list[Elite] = []  # of each leader; tables: parameters, then answers if seen
-        self.target: Tensor | None = None  # [M, n, K] position to walk to
-        self.walking = torch.zeros(0, dtype=torch.bool)  # [M]
+        self.walking = torch.zeros(0, dtype=torch.bool)  # [M] to the first of its elite
 
     def __call__(self, evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
         """Surrogates of the walk, or of the hypergradient.
@@ -49,52 +51,66 @@ class ModelBased:
         Raises:
             InputError: without a probe, or where a design moves the transitions.
         """
-        if self.generation < SCATTERED + GENERATIONS:
+        if self.generation < EXPLORING + SEARCHING:
             self._explore(evidence)
             self.generation += 1
         direct, indirect = expected_trace(evidence, commitment)
-        if self.target is None:
+        if self.generation <= EXPLORING:
             return direct, indirect
-        position = evidence.leader.position(everywhere(evidence.game))
-        self.walking &= divergence(self.target, position.detach()) > ARRIVED
-        towards = (self.target.exp() * position).sum((-2, -1))  # -KL(target || position) + const
+        observed, parameters = everywhere(evidence.game), list(evidence.leader.parameters())
+        best = [torch.stack(rows) for rows in zip(*map(_first, self.elites), strict=True)]
+        target = best[: len(parameters)]
+        with torch.no_grad():
+            there = search.replicate(evidence.leader, target).position(observed)
+            self.walking &= divergence(there, evidence.leader.position(observed)) > ARRIVED
+        ways = [(goal - p).detach() * p for goal, p in zip(target, parameters, strict=True)]
+        towards = torch.stack([way.double().flatten(1).sum(1) for way in ways]).sum(0)
         rest = torch.zeros_like(indirect)
         return torch.where(self.walking, towards, direct), torch.where(self.walking, rest, indirect)
+
+    # ------------------------------------------------------------ scouting
 
     def _explore(self, evidence: Evidence) -> None:
         """One generation of scouts, and where the best sends the leaders."""
         probe, leader = _checked(evidence), evidence.leader
-        own = [p.detach() for p in leader.parameters()]
         born = [self._propose(evidence, m) for m in range(leader.count)]
         everyone = [torch.cat(rows) for rows in zip(*born, strict=True)]
-        response, seen = probe.scout(search.replicate(leader, everyone))
+        crew = search.replicate(leader, everyone)
+        response, seen = probe.scout(crew)
         evidence.memory.update(seen, own=False)
+        if response.access == "value":
+            with torch.no_grad():
+                evidence.memory.reveal(commit(evidence.game, crew), response.value)
+        own = [p.detach() for p in leader.parameters()] + _answers(evidence.response)
         scouts = [table.unflatten(0, (-1, SCOUTS)) for table in everyone + _answers(response)]
-        present = [table.unsqueeze(1) for table in own + _answers(evidence.response)]
-        tables = [torch.cat(pair, 1) for pair in zip(scouts, present, strict=True)]
+        tables = [torch.cat([a, b.unsqueeze(1)], 1) for a, b in zip(scouts, own, strict=True)]
         self.elites = [
             self._judged(evidence, m, [table[m] for table in tables]) for m in range(leader.count)
         ]
-        if self.generation >= SCATTERED:
-            best = [torch.stack(rows) for rows in zip(*map(_first, self.elites), strict=True)]
-            with torch.no_grad():
-                found = search.replicate(leader, best[: len(own)])
-                self.target = found.position(everywhere(evidence.game))
-            self.walking = torch.ones(leader.count, dtype=torch.bool)
+        self.walking = torch.ones(leader.count, dtype=torch.bool)
 
     def _propose(self, evidence: Evidence, m: int) -> list[Tensor]:
         """The parameters [SCOUTS, ...] of one leader's next scouts."""
         parameters, noise = list(evidence.leader.parameters()), evidence.noise[m]
-        shapes = [(SCOUTS, *p.shape[1:]) for p in parameters]
-        born = search.scatter([torch.from_numpy(noise.normal(size=shape)) for shape in shapes])
-        if self.generation < SCATTERED:
+        if self.generation <= EXPLORING:
+            shapes = [(SCOUTS, *p.shape[1:]) for p in parameters]
+            born = [torch.from_numpy(noise.normal(size=shape)) for shape in shapes]
+            born = [b.to(p.dtype) for b, p in zip(search.scatter(born), parameters, strict=True)]
+        else:
+            born = self.elites[m].offspring(len(parameters), SCOUTS, noise)
+        if self.generation == 0:
             return born
-        if self.generation % FRESH:
-            bred = self.elites[m].offspring(len(parameters), SCOUTS, noise)
-            born = [torch.cat([a[::2], b[::2]]) for a, b in zip(born, bred)] if MIX else bred
+        memory = evidence.memory.of(m)
+
+        def model(commitment: Commitment) -> TabularModel:
+            learned = memory.model(commitment)
+            if self.generation >= EXPLORING:
+                return learned
+            return replace(learned, leader_reward=(1 + memory.visits).rsqrt())
+
         family = search.replicate(evidence.leader, born)
         best = search.Best(family)
-        for _ in search.climb(evidence.game, family, evidence.memory.of(m).model, best, CLIMB):
+        for _ in search.climb(evidence.game, family, model, best, CLIMB):
             pass
         return best.parameters
 
@@ -115,9 +131,7 @@ class ModelBased:
 
     def state(self) -> dict[str, Tensor]:
         """All that the next call depends on."""
-        state = {"generation": torch.tensor(self.generation)}
-        if self.target is not None:
-            state |= {"target": self.target, "walking": self.walking}
+        state = {"generation": torch.tensor(self.generation), "walking": self.walking}
         for m, elite in enumerate(self.elites):
             state |= {f"{m}.{i}": table for i, table in enumerate([elite.value, *elite.tables])}
         return state
@@ -125,8 +139,7 @@ class ModelBased:
     def load(self, state: dict[str, Tensor]) -> None:
         """Take up a saved state."""
         self.generation = int(state["generation"])
-        self.target = state.get("target")
-        self.walking = state.get("walking", self.walking)
+        self.walking = state["walking"].clone()
         self.elites = []
         while f"{(m := len(self.elites))}.0" in state:
             rows = [state[f"{m}.{i}"] for i in range(sum(k.startswith(f"{m}.") for k in state))]
