@@ -39,9 +39,12 @@ STANDARD = {"leader_discount": 0.99, "follower_discount": 0.99, "follower_observ
 # The best value that any search of ours has found (`stackelberg solve` and longer ones) with these
 # settings, by goals, kernel, temperature and penalty. No proof of optimality.
 BEST_KNOWN = {
-    (1, "sim", 0.001, 5.0): 0.602,
-    (1, "sim", 0.003, 5.0): 0.4876,
-    (1, "sim", 0.005, 5.0): 0.617,
+    (1, "sim", 0.001, 5.0): 0.6054,
+    (1, "sim", 0.003, 5.0): 0.48763,
+    (1, "sim", 0.005, 5.0): 0.61618,
+    (1, "model", 0.001, 5.0): 0.76838,
+    (1, "model", 0.003, 5.0): 0.61607,
+    (1, "model", 0.005, 5.0): 1.62271,
 }
 
 

@@ -60,6 +60,13 @@ class Run:
 
 
 @pytest.fixture
+def shorter(monkeypatch):
+    """Half of the generations and of the steps."""
+    for name, value in {"EXPLORING": 3, "SEARCHING": 3, "CLIMB": 20}.items():
+        monkeypatch.setattr(model_based, name, value)
+
+
+@pytest.fixture
 def brief(monkeypatch):
     """Few generations of few scouts, in few steps."""
     small = {"SCOUTS": 6, "EXPLORING": 2, "SEARCHING": 2, "CLIMB": 8}
@@ -72,31 +79,34 @@ def brief(monkeypatch):
 
 
 @pytest.mark.parametrize("access", ["value", "policy", "trajectories"])
-def test_it_leaves_the_lower_hill(access):
+def test_it_leaves_the_lower_hill(access, shorter):
     game = two_hills()
-    best = solve(game, spread_leader(game, range(16))).value
+    wage = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:, None]
+    ones = torch.ones(len(wage), 1, 1, dtype=torch.float64)
+    best = exact.objective(game.model(wage), ones).max().item()
     assert best == pytest.approx(0.6, abs=0.05)
     naive = Run(game, settings={"estimator": "expected-trace", "access": access}).values()
     assert naive == pytest.approx(0.2, abs=0.01)
     assert Run(game, settings={"access": access}).values() == pytest.approx(best, abs=2e-3)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("observes", [True, False])
-def test_it_reaches_the_optimum_of_random_games(seed, observes):
+@pytest.mark.parametrize(("seed", "observes"), [(0, True), (1, False), (2, True)])
+def test_it_reaches_the_optimum_of_random_games(seed, observes, shorter):
     """Policies, with and without what the follower's values tell."""
     game = random_game(Recipe(seed=seed, observes=observes, temperature=0.2))
-    best = solve(game, spread_leader(game, range(16))).value
+    best = solve(game, spread_leader(game, range(8)), steps=50, polish=30).value
     start = exact.objective(game.model(), torch.full((1, 3, 2), 0.5, dtype=torch.float64)).item()
     values = Run(game, seeds=(0, 1), settings={"streams": 10}).values()
     assert (values >= best - 0.05 * (best - start)).all()
 
 
-def test_four_rooms_at_its_best():
-    """A seed of the published cell that no published method and no gradient of ours solves."""
-    game = four_rooms.game(kernel="model", temperature=0.005)
-    run = Run(game, seeds=(0,), settings={"iterations": 30, "streams": 1})
-    assert run.values() == pytest.approx(1.6227, abs=0.01)
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [0.001, 0.003, 0.005])
+def test_four_rooms_at_its_best(temperature):
+    """The published cells that no published method and no gradient alone solves."""
+    game = four_rooms.game(kernel="model", temperature=temperature)
+    run = Run(game, seeds=(0, 1), settings={"iterations": 60, "streams": 1})
+    assert run.values() == pytest.approx(game.optimum, abs=0.01)
 
 
 # ---------------------------------------------------------------- what it counts
@@ -143,7 +153,7 @@ def test_two_runs_share_nothing():
 
 def test_moving_transitions_are_refused():
     run = Run(random_design_game(Recipe(seed=4)))
-    with pytest.raises(InputError, match="transitions a design does not move.*use another"):
+    with pytest.raises(InputError, match=r"transitions a design does not move.*use another"):
         run.coordinator().run()
 
 
@@ -162,7 +172,7 @@ def test_it_needs_a_probe():
         memory=TabularMemory(TOY, 1),
         noise=noise,
     )
-    with pytest.raises(InputError, match="a probe for model-based.*without one; train by"):
+    with pytest.raises(InputError, match=r"a probe for model-based.*without one; train by"):
         ModelBased()(evidence, commit(TOY, leader))
 
 
@@ -170,7 +180,7 @@ def test_it_needs_a_probe():
 
 
 def test_scouts_meet_their_own_followers():
-    """Play and answers are those of each scout, in the order of their leaders; nothing has moved."""
+    """Play and answers are each scout's own, in the order of their leaders; nothing has moved."""
     leader = default_leader(TOY, (0, 1), std=1.0)
     crew = default_leader(TOY, range(6), std=2.0)
     follower = ExactFollower()

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from strategies import Recipe, random_design_game, random_game
 
 from agents.leaders import spread_leader
@@ -104,6 +105,79 @@ def test_one_restart_is_enough_where_there_is_one_hill():
     assert solution.value == pytest.approx(discrete_toy.OPTIMA[1.0], abs=1e-6)
     assert solution.reached_by == 1
     assert len(solution.values) == 1
+
+
+def many_hills(states: int = 6) -> TabularDesign:
+    """In every state a wage of its own, of two hills each: shirk for nothing, or work for 0.8."""
+    ones = torch.ones(states, dtype=torch.float64)
+
+    def pay(shirking: torch.Tensor, working: torch.Tensor) -> torch.Tensor:
+        return torch.stack([shirking, working], -1)
+
+    return TabularDesign(
+        spaces.Box(0.0, 1.0, (states,), np.float64),
+        np.eye(states)[:, None].repeat(2, 1),
+        lambda x: pay(0.2 - 0.2 * x, 1.5 - x),
+        lambda x: pay(0.8 * ones.expand(x.shape), x),
+        initial=ones / states,
+        termination=1.0,
+        temperature=0.02,
+    )
+
+
+def test_recombining_finds_what_no_restart_does(monkeypatch):
+    """Six pairs of hills; a warm climb, which would see over them all, is not warm here."""
+    monkeypatch.setattr(search, "WARM", 1.0)
+    wage = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:, None]
+    one = many_hills(1)
+    best = exact.objective(one.model(wage), torch.ones(len(wage), 1, 1, dtype=torch.float64)).max()
+    solution = found(many_hills(), 32)
+    assert solution.values[0] < best - 0.05
+    assert solution.populations == pytest.approx([best.item()] * 2, abs=1e-4)
+    assert solution.value == pytest.approx(best.item(), abs=1e-4)
+    assert solution.reached_by == 2
+    assert solution.parameters == pytest.approx([solution.parameters[0]] * 6, abs=1e-2)
+
+
+def test_no_population_where_most_restarts_agree():
+    assert found(discrete_toy.game(), 8).populations == []
+
+
+def test_a_given_start_is_taken_as_it_is():
+    game = random_game(Recipe(seed=5))
+    best = found(game, 16)
+    logits = torch.tensor(best.parameters, dtype=torch.float64).clamp(min=1e-12).log()
+    again = found(game, 2, 70, steps=1, polish=1, start=[logits])
+    assert again.value >= best.value - 1e-9
+
+
+def test_an_elite_keeps_one_of_each_value():
+    elite = search.Elite(3)
+    value = torch.tensor([1.0, 4.0, 2.0, 4.0 + 1e-6], dtype=torch.float64)
+    elite.add([torch.arange(4.0), torch.eye(4)], value)
+    assert elite.value.tolist() == [4.0 + 1e-6, 2.0, 1.0]
+    assert elite.tables[0].tolist() == [3.0, 2.0, 0.0]
+    assert torch.equal(elite.tables[1], torch.eye(4)[[3, 2, 0]])
+    elite.add([torch.tensor([9.0]), torch.zeros(1, 4)], torch.tensor([3.0], dtype=torch.float64))
+    assert elite.tables[0].tolist() == [3.0, 9.0, 2.0]
+
+
+def test_offspring_of_all_kinds():
+    elite = search.Elite()
+    parents = torch.tensor([[1.0] * 50, [10.0] * 50], dtype=torch.float64)
+    elite.add([parents, torch.zeros(2)], torch.tensor([1.0, 0.0], dtype=torch.float64))
+    noise = np.random.default_rng(0)
+    (born,) = elite.offspring(1, 400, noise)
+    assert born.shape == (400, 50)
+    mixed, noisy, flat = (torch.cat([born[0::4], born[1::4]]), born[2::4], born[3::4])
+    assert set(mixed.unique().tolist()) == {1.0, 10.0}
+    both = (mixed == 1).any(1) & (mixed == 10).any(1)
+    assert 0.2 < both.double().mean() < 0.8
+    assert {round(v, 9) for v in flat.unique().tolist()} <= {0.3, 0.5, 0.7, 3.0, 5.0, 7.0}
+    assert (flat.std(1) == 0).all()
+    spread = noisy.std(1)
+    assert spread.min() < 0.7
+    assert spread.max() > 2.5
 
 
 def test_progress_rises_and_ends():
