@@ -32,6 +32,7 @@ ELITE = 12  # of a population, from which the next generation is made
 GENERATIONS = 6  # at most
 POPULATIONS = 2  # that recombine apart from each other
 FINISHED = 3  # leaders of a population that L-BFGS brings to the top of their hills
+ALIKE = 0.01  # largest difference of a probability between leaders that move alike
 SAME = 1e-4  # relative difference below which two searches have reached the same value
 
 Model = Callable[[Commitment], TabularModel]  # what commitments make of the game
@@ -71,19 +72,23 @@ class Elite:
     def __init__(self, size: int = ELITE) -> None:
         self.size = size
         self.tables: list[Tensor] = []  # [E, ...], the leaders' parameters first
+        self.moves = torch.empty(0, dtype=torch.float64)  # [E, n], see `moves_of`
         self.value = torch.empty(0, dtype=torch.float64)
 
-    def add(self, tables: Sequence[Tensor], value: Tensor) -> None:
-        """Take in leaders with values [K]; of those within `SAME` of each other stays one."""
+    def add(self, tables: Sequence[Tensor], moves: Tensor, value: Tensor) -> None:
+        """Take in leaders with values [K]; of those alike in moves and value stays one."""
         if self.tables:
             tables = [torch.cat(pair) for pair in zip(self.tables, tables, strict=True)]
-            value = torch.cat([self.value, value])
+            moves, value = torch.cat([self.moves, moves]), torch.cat([self.value, value])
         best: list[int] = []
         for i in value.argsort(descending=True, stable=True).tolist():
-            if not best or not _reaches(value[i].item(), value[best[-1]].item()):
+            alike = (moves[best] - moves[i]).abs().amax(-1) < ALIKE
+            if not any(_reaches(value[i].item(), v) for v in value[best][alike].tolist()):
                 best.append(i)
-        best = best[: self.size]
-        self.tables, self.value = [table[best] for table in tables], value[best]
+            if len(best) == self.size:
+                break
+        self.tables = [table[best] for table in tables]
+        self.moves, self.value = moves[best], value[best]
 
     def offspring(self, parameters: int, count: int, noise: np.random.Generator) -> list[Tensor]:
         """`count` new starting points [count, ...] from the first `parameters` tables.
@@ -128,6 +133,12 @@ def replicate(leader: Leader, parameters: Sequence[Tensor]) -> Leader:
     for p, given in zip(many.parameters(), parameters, strict=True):
         p.data = given.to(p.dtype).clone()
     return many
+
+
+@torch.no_grad()
+def moves_of(game: Game, leader: Leader) -> Tensor:
+    """The probabilities with which K leaders move, or the shares of their designs: [K, n]."""
+    return leader.position(everywhere(game)).exp().flatten(1)
 
 
 class _Ascent:
@@ -242,12 +253,10 @@ def solve(
         watch(climb(game, leader, true_model(game), alone, steps, warmth), alone)
         if warmth == 1.0:  # where the hills that are climbed are not yet few
             for i, elite in enumerate(elites):
-                elite.add(
-                    [p[i::POPULATIONS] for p in alone.parameters], alone.value[i::POPULATIONS]
-                )
+                elite.add(*_found(game, leader, alone.value, slice(i, None, POPULATIONS)))
     watch(_polish(game, leader, alone, polish), alone)
     single = Elite()
-    single.add(alone.parameters, alone.value)
+    single.add(*_found(game, leader, alone.value))
     _finish(game, leader, single)
     best = single.value[0].item()
     disagree = sum(_reaches(value, best) for value in alone.value.tolist()) <= count // 2
@@ -257,7 +266,7 @@ def solve(
             family = replicate(leader, elite.offspring(len(first), -(-count // POPULATIONS), noise))
             found = Best(family)
             watch(climb(game, family, true_model(game), found, steps // 2), found)
-            elite.add(found.parameters, found.value)
+            elite.add(*_found(game, family, found.value))
         _finish(game, leader, elite)
     winner = max([single, *elites * disagree], key=lambda elite: elite.value[0].item())
     with torch.no_grad():
@@ -292,8 +301,9 @@ def _polish(game: Game, leader: Leader, best: Best, steps: int) -> Iterator[None
 
 def _finish(game: Game, leader: Leader, elite: Elite) -> None:
     """L-BFGS from the best few."""
-    for i in range(min(FINISHED, len(elite.value))):
-        alone = replicate(leader, [table[i : i + 1] for table in elite.tables])
+    few = [table[:FINISHED] for table in elite.tables]
+    for i in range(len(few[0])):
+        alone = replicate(leader, [table[i : i + 1] for table in few])
         ascent = _Ascent(game, alone, true_model(game))
 
         def downhill(x: np.ndarray, ascent: _Ascent = ascent) -> tuple[float, np.ndarray]:
@@ -305,4 +315,12 @@ def _finish(game: Game, leader: Leader, elite: Elite) -> None:
         options = {"maxiter": 200, "ftol": 1e-15, "gtol": 1e-10}
         found = optimize.minimize(downhill, start, jac=True, method="L-BFGS-B", options=options)
         value = torch.tensor([-downhill(found.x)[0]], dtype=torch.float64)
-        elite.add([p.detach() for p in ascent.parameters], value)
+        elite.add(*_found(game, alone, value))
+
+
+def _found(
+    game: Game, leader: Leader, value: Tensor, rows: slice = slice(None)
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Leaders as an elite takes them in."""
+    parameters = [p.detach()[rows].clone() for p in leader.parameters()]
+    return parameters, moves_of(game, leader)[rows], value[rows]

@@ -133,9 +133,9 @@ def test_recombining_finds_what_no_restart_does(monkeypatch):
     best = exact.objective(one.model(wage), torch.ones(len(wage), 1, 1, dtype=torch.float64)).max()
     solution = found(many_hills(), 32)
     assert solution.values[0] < best - 0.05
-    assert solution.populations == pytest.approx([best.item()] * 2, abs=1e-4)
     assert solution.value == pytest.approx(best.item(), abs=1e-4)
-    assert solution.reached_by == 2
+    assert solution.value == max(solution.populations)
+    assert solution.reached_by >= 1
     assert solution.parameters == pytest.approx([solution.parameters[0]] * 6, abs=1e-2)
 
 
@@ -151,21 +151,26 @@ def test_a_given_start_is_taken_as_it_is():
     assert again.value >= best.value - 1e-9
 
 
-def test_an_elite_keeps_one_of_each_value():
+def test_an_elite_keeps_one_of_those_alike():
+    """Alike are those of one value that also move alike."""
     elite = search.Elite(3)
-    value = torch.tensor([1.0, 4.0, 2.0, 4.0 + 1e-6], dtype=torch.float64)
-    elite.add([torch.arange(4.0), torch.eye(4)], value)
-    assert elite.value.tolist() == [4.0 + 1e-6, 2.0, 1.0]
-    assert elite.tables[0].tolist() == [3.0, 2.0, 0.0]
-    assert torch.equal(elite.tables[1], torch.eye(4)[[3, 2, 0]])
-    elite.add([torch.tensor([9.0]), torch.zeros(1, 4)], torch.tensor([3.0], dtype=torch.float64))
+    value = torch.tensor([1.0, 4.0, 2.0, 4.0 + 1e-6, 2.0], dtype=torch.float64)
+    moves = torch.tensor([0.5, 0.2, 0.7, 0.201, 0.1], dtype=torch.float64)[:, None]
+    elite.add([torch.arange(5.0), torch.eye(5)], moves, value)
+    assert elite.value.tolist() == [4.0 + 1e-6, 2.0, 2.0]
+    assert elite.tables[0].tolist() == [3.0, 2.0, 4.0]
+    assert torch.equal(elite.tables[1], torch.eye(5)[[3, 2, 4]])
+    assert torch.equal(elite.moves, moves[[3, 2, 4]])
+    new = torch.tensor([3.0], dtype=torch.float64)
+    elite.add([torch.tensor([9.0]), torch.zeros(1, 5)], moves[:1], new)
     assert elite.tables[0].tolist() == [3.0, 9.0, 2.0]
 
 
 def test_offspring_of_all_kinds():
     elite = search.Elite()
     parents = torch.tensor([[1.0] * 50, [10.0] * 50], dtype=torch.float64)
-    elite.add([parents, torch.zeros(2)], torch.tensor([1.0, 0.0], dtype=torch.float64))
+    value = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    elite.add([parents, torch.zeros(2)], value[:, None], value)
     noise = np.random.default_rng(0)
     (born,) = elite.offspring(1, 400, noise)
     assert born.shape == (400, 50)

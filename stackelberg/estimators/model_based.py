@@ -119,12 +119,14 @@ class ModelBased:
         if self.elites:
             tables = [torch.cat(pair) for pair in zip(self.elites[m].tables, tables, strict=True)]
         count = len(list(evidence.leader.parameters()))
+        crew = search.replicate(evidence.leader, tables[:count])
         with torch.no_grad():
-            commitment = commit(evidence.game, search.replicate(evidence.leader, tables[:count]))
+            commitment = commit(evidence.game, crew)
         model, policy = evidence.memory.of(m).model(commitment).detach(), commitment.policy
         answer = tables[count] if len(tables) > count else exact.best_response(model, policy).policy
         elite = Elite()
-        elite.add(tables, exact.leader_return(model, policy, answer))
+        worth = exact.leader_return(model, policy, answer)
+        elite.add(tables, search.moves_of(evidence.game, crew), worth)
         return elite
 
     # ------------------------------------------------------------ checkpoints
@@ -133,7 +135,8 @@ class ModelBased:
         """All that the next call depends on."""
         state = {"generation": torch.tensor(self.generation), "walking": self.walking}
         for m, elite in enumerate(self.elites):
-            state |= {f"{m}.{i}": table for i, table in enumerate([elite.value, *elite.tables])}
+            rows = [elite.value, elite.moves, *elite.tables]
+            state |= {f"{m}.{i}": row for i, row in enumerate(rows)}
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -144,7 +147,7 @@ class ModelBased:
         while f"{(m := len(self.elites))}.0" in state:
             rows = [state[f"{m}.{i}"] for i in range(sum(k.startswith(f"{m}.") for k in state))]
             self.elites.append(Elite())
-            self.elites[m].add(rows[1:], rows[0])
+            self.elites[m].add(rows[2:], rows[1], rows[0])
 
 
 def _first(elite: Elite) -> list[Tensor]:
