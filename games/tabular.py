@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stackelberg.errors import InputError
 from stackelberg.game import Budget, Game, Step
-from stackelberg.model import TabularModel, check_distribution, check_finite
+from stackelberg.model import TabularModel, check_distribution, check_finite, closed_classes
 
 Array = ArrayLike | Tensor
 ArrayOrFunction = Array | Callable[[Tensor], Tensor]
@@ -84,6 +84,7 @@ class TabularGame(_Tabular):
             follower_discount=self.follower_discount,
             temperature=self.temperature,
             follower_observes_action=self.follower_observes_action,
+            classes=closed_classes(kernel),
         )
 
     def model(self, design: Tensor | None = None) -> TabularModel:
@@ -168,6 +169,7 @@ class TabularDesign(_Tabular):
             leader_discount=self.leader_discount,
             follower_discount=self.follower_discount,
             temperature=self.temperature,
+            classes=1 if self.moves_transition else closed_classes(kernel),
         )
 
     def model(self, design: Tensor | None = None) -> TabularModel:

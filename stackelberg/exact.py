@@ -32,16 +32,29 @@ def expected_next(model: TabularModel, state_value: Tensor) -> Tensor:
     return torch.einsum("...sabt,...t->...sab", model.transition, state_value)
 
 
-def solve_values(kernel: Tensor, discount: float, reward: Tensor) -> Tensor:
-    """v = reward + discount kernel v, for reward [M, S]."""
-    return torch.linalg.solve(resolvent(kernel, discount), reward.unsqueeze(-1)).squeeze(-1)
+def solve_values(kernel: Tensor, discount: float, reward: Tensor, classes: int = 1) -> Tensor:
+    """v = reward + discount kernel v, for reward [M, S]; see `resolvent` for classes."""
+    system = resolvent(kernel, discount, classes)
+    return torch.linalg.solve(system, split(reward, classes)).flatten(-3)
 
 
-def resolvent(kernel: Tensor, discount: float) -> Tensor:
-    """1 - discount kernel, the matrix whose inverse sums over a discounted future: [M, S, S]."""
-    system = -discount * kernel
+def resolvent(kernel: Tensor, discount: float, classes: int = 1) -> Tensor:
+    """1 - discount kernel, whose inverse sums over a discounted future: [M, K, S/K, S/K].
+
+    Args:
+        kernel: [M, S, S]. classes: K of `TabularModel`; only what leads from each to itself is 1's
+            and the kernel's.
+    """
+    size = kernel.shape[-1] // classes
+    blocks = kernel.unflatten(-1, (classes, size)).unflatten(-3, (classes, size))
+    system = -discount * blocks.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
     system.diagonal(dim1=-2, dim2=-1).add_(1)
     return system
+
+
+def split(values: Tensor, classes: int) -> Tensor:
+    """Values [M, S] as the right-hand side of a `resolvent`: [M, K, S/K, 1]."""
+    return values.unflatten(-1, (classes, -1)).unsqueeze(-1)
 
 
 def follower_action_value(model: TabularModel, state_value: Tensor) -> Tensor:
@@ -71,21 +84,22 @@ def follower_values(model: TabularModel, policy: Tensor, response: Tensor) -> Te
     entropy = torch.special.entr(response)  # -g log g, with 0 log 0 = 0
     per_action = response * model.follower_reward + model.temperature * entropy
     reward = (policy * per_action.sum(-1)).sum(-1)
-    return solve_values(joint_kernel(model, policy, response), model.follower_discount, reward)
+    kernel = joint_kernel(model, policy, response)
+    return solve_values(kernel, model.follower_discount, reward, model.classes)
 
 
 def leader_values(model: TabularModel, policy: Tensor, response: Tensor) -> Tensor:
     """V_L(s) under f and g: [M, S]."""
     reward = (policy * (response * model.leader_reward).sum(-1)).sum(-1)
-    return solve_values(joint_kernel(model, policy, response), model.leader_discount, reward)
+    kernel = joint_kernel(model, policy, response)
+    return solve_values(kernel, model.leader_discount, reward, model.classes)
 
 
 def visitation(model: TabularModel, policy: Tensor, response: Tensor) -> Tensor:
     """d(s) = E sum_k gamma_L^k 1[s_k = s] under f and g: [M, S]."""
     kernel = joint_kernel(model, policy, response)
-    return solve_values(
-        kernel.transpose(-1, -2), model.leader_discount, model.initial.expand(policy.shape[:-1])
-    )
+    initial = model.initial.expand(policy.shape[:-1])
+    return solve_values(kernel.mT, model.leader_discount, initial, model.classes)
 
 
 def leader_return(model: TabularModel, policy: Tensor, response: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from stackelberg.exact import (
     follower_action_value,
     joint_kernel,
     resolvent,
+    split,
 )
 from stackelberg.model import TabularModel
 
@@ -232,21 +233,23 @@ def tabular_critics(model: TabularModel, policy: Tensor, response: SoftResponse)
     """
     g = response.policy
     kernel = joint_kernel(model, policy, g)
-    factors = torch.linalg.lu_factor(resolvent(kernel, model.leader_discount))
-    reward = (policy * (g * model.leader_reward).sum(-1)).sum(-1)
-    state_value = torch.linalg.lu_solve(*factors, reward.unsqueeze(-1)).squeeze(-1)
-    initial = model.initial.expand(state_value.shape).unsqueeze(-1)
-    visitation = torch.linalg.lu_solve(*factors, initial, adjoint=True).squeeze(-1)
+    factors = torch.linalg.lu_factor(resolvent(kernel, model.leader_discount, model.classes))
+
+    def solved(given: Tensor, adjoint: bool = False) -> Tensor:
+        found = torch.linalg.lu_solve(*factors, split(given, model.classes), adjoint=adjoint)
+        return found.flatten(-3)
+
+    state_value = solved((policy * (g * model.leader_reward).sum(-1)).sum(-1))
+    visitation = solved(model.initial.expand(state_value.shape), adjoint=True)
     action_value = model.leader_reward + model.leader_discount * expected_next(model, state_value)
     value = (g * action_value).sum(-1)
     benefit = follower_benefit(model, policy, action_value, value)
 
     if model.follower_discount != model.leader_discount:
-        factors = torch.linalg.lu_factor(resolvent(kernel, model.follower_discount))
+        factors = torch.linalg.lu_factor(resolvent(kernel, model.follower_discount, model.classes))
     weight = policy.unsqueeze(-1) * g * benefit * visitation[..., None, None]
     arrivals = torch.einsum("...sab,...sabt->...t", weight, model.transition)
-    source = (model.follower_discount * arrivals).unsqueeze(-1)
-    trace = torch.linalg.lu_solve(*factors, source, adjoint=True).squeeze(-1)
+    trace = solved(model.follower_discount * arrivals, adjoint=True)
     return Critics(
         (model.initial * state_value).sum(-1),
         state_value,

@@ -28,6 +28,9 @@ class TabularModel:
     temperature: float  # > 0, the weight of the follower's entropy
     follower_observes_action: bool = True  # does b_t depend on a_t, or on s_t alone?
     ending: Tensor | None = None  # [M, S, A, B, S] probability that play ends in s'; None: never
+    classes: int = (
+        1  # equal runs of states between which no transition leads, as contexts of a game
+    )
 
     @property
     def states(self) -> int:
@@ -51,6 +54,18 @@ class TabularModel:
             initial=self.initial.detach(),
             ending=None if self.ending is None else self.ending.detach(),
         )
+
+
+def closed_classes(transition: Tensor) -> int:
+    """Into how many equal runs of states [S, ..., S] falls, at most, with no way between them."""
+    states = len(transition)
+    led = (transition > 0).reshape(states, -1, states).any(1)
+    for count in range(states, 1, -1):
+        if states % count == 0:
+            run = torch.arange(states) // (states // count)
+            if not led[run.unsqueeze(-1) != run].any():
+                return count
+    return 1
 
 
 def check_settings(

@@ -17,9 +17,9 @@ from random_games import (
 )
 from torch import Tensor
 
-from games import discrete_toy
-from stackelberg import exact
-from stackelberg.model import TabularModel
+from games import discrete_toy, four_rooms
+from stackelberg import exact, hypergradient
+from stackelberg.model import TabularModel, closed_classes
 
 FAMILIES = families(24)
 
@@ -304,3 +304,33 @@ def test_the_gap_is_what_the_follower_loses(family):
     found = exact.follower_gap(model, policy, uniform).item()
     assert found == pytest.approx(lost, rel=1e-8, abs=1e-9)
     assert found >= 0
+
+
+def test_closed_classes_are_solved_alone():
+    """Two goals are two copies of the rooms: the same numbers as from one system of all states."""
+    game = four_rooms.game(goals=2, temperature=0.005)
+    spent = 0.1 * torch.softmax(torch.randn(3, 105, dtype=torch.float64), -1)[:, :104]
+    policy = torch.ones(3, 208, 1, dtype=torch.float64)
+    found = []
+    for classes in (2, 1):
+        design = spent.clone().requires_grad_()
+        model = game.model(design)
+        assert model.classes == 2
+        model = replace(model, classes=classes)
+        value = exact.objective(model, policy)
+        (gradient,) = torch.autograd.grad(value.sum(), design)
+        best = exact.best_response(model.detach(), policy)
+        critics = hypergradient.tabular_critics(model.detach(), policy, best)
+        visits = exact.visitation(model.detach(), policy, best.policy)
+        found.append([value, gradient, critics.trace, critics.visitation, visits])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_closed_classes_are_the_smallest_runs_without_a_way_out():
+    def kernel(*sizes: int) -> torch.Tensor:
+        return torch.block_diag(*(torch.ones(n, n) / n for n in sizes))[:, None, None]
+
+    for sizes, expected in (((3, 3), 2), ((1, 1, 1), 3), ((2, 4), 1), ((6,), 1), ((1, 2), 1)):
+        blocks = kernel(*sizes)
+        assert closed_classes(blocks) == expected, sizes

@@ -64,4 +64,4 @@ def _jacobian(values: Tensor, entries: Tensor) -> Tensor:
 def _solve(model: TabularModel, critics: Critics, signal: Tensor) -> Tensor:
     """H = signal + gamma_F P_fg H, [M, S, n]."""
     kernel = joint_kernel(model, critics.policy, critics.response)
-    return torch.linalg.solve(resolvent(kernel, model.follower_discount), signal)
+    return torch.linalg.solve(resolvent(kernel, model.follower_discount)[..., 0, :, :], signal)

@@ -16,7 +16,7 @@ from stackelberg.trust_region import divergence
 from stackelberg.types import Commitment, Response, commit, everywhere
 
 SCOUTS = 32  # other leaders that a generation tries, each in one episode
-EXPLORING = 6  # generations of scouts that go where little has been seen
+EXPLORING = 10  # generations of scouts that go where little has been seen
 SEARCHING = 6  # generations of scouts that go where the leader would be paid
 CLIMB = 40  # steps of their climbs on the learned model
 ARRIVED = 1e-3  # KL in nats from where the search has sent a leader
@@ -25,11 +25,11 @@ ARRIVED = 1e-3  # KL in nats from where the search has sent a leader
 class ModelBased:
     """The expected trace, and a search of the learned model for higher hills.
 
-    In each of the first 12 outer iterations every leader sends out 32 scouts, leaders of its kind
+    In each of the first 16 outer iterations every leader sends out 32 scouts, leaders of its kind
     that each play one episode against a follower that best-responds to them. What they see is
     counted into the leader's learned model; at access `value` so is what their followers' values
     tell of it (`stackelberg.revealed`). Scouts climb on the learned model from scattered starts,
-    predicting the follower's response: those of the first 6 iterations to be led where little has
+    predicting the follower's response: those of the first 10 iterations to be led where little has
     been seen, for a reward of (1 + visits of (s,a,b))^(-1/2); then for the leader's own reward;
     later ones from recombinations of the best scouts so far. What a scout is worth is judged on
     the learned model with the response that its follower really gave (at access `trajectories`,

@@ -3,7 +3,7 @@
 Run: python tests/benchmarks/four_rooms.py [--quick] [--goals 1 2] [--kernels model sim] [--out CSV]
 
 A cell is a temperature and, with two goals, a penalty. 10 seeds each, exact follower, published
-start N(0, 0.01^2), 60 outer iterations of one episode, beside 12 x 32 scouts of one episode each; a
+start N(0, 0.01^2), 60 outer iterations of one episode, beside 16 x 32 scouts of one episode each; a
 run's environment steps count them all. Published runs took 10,000 outer iterations of 100 to 10,000
 steps, and the best setting of a grid for every method and cell; the budget is half of the smallest.
 
