@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from stackelberg.game import Game
@@ -79,15 +78,13 @@ class Probe:
     def _displaced(self, displacements: Sequence[Tensor]) -> Iterator[None]:
         """The leader elsewhere; afterwards leader and follower are what they were."""
         parameters = list(self.leader.parameters())
-        before = [p.detach().clone() for p in parameters]
+        before = [p.data for p in parameters]  # never written to: earlier graphs hold on to them
         state = {name: value.clone() for name, value in self.follower.state().items()}
         try:
-            with torch.no_grad():
-                for p, displacement in zip(parameters, displacements, strict=True):
-                    p.add_(displacement)
+            for p, displacement in zip(parameters, displacements, strict=True):
+                p.data = p.data + displacement
             yield
         finally:
-            with torch.no_grad():
-                for p, origin in zip(parameters, before, strict=True):
-                    p.copy_(origin)
+            for p, origin in zip(parameters, before, strict=True):
+                p.data = origin
             self.follower.load(state)

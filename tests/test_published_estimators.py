@@ -25,7 +25,7 @@ from strategies import Recipe, random_design_game, random_designs, random_game, 
 from torch import Tensor
 
 from agents.exact import ExactFollower
-from agents.leaders import TabularSoftmax, default_leader
+from agents.leaders import MLPCategorical, TabularSoftmax, default_leader
 from agents.soft_q import SoftQConfig, SoftQFollower
 from games import discrete_toy, four_rooms
 from games.tabular import TabularDesign
@@ -782,6 +782,7 @@ class Setting:
     game: Any
     follower: Callable = ExactFollower
     seeds: tuple[int, ...] = (3, 4)
+    leader: Callable = default_leader
 
     def run(self, name: str, iterations: int = 2, stop: int | None = None, **options: Any):
         config = TrainConfig(
@@ -792,7 +793,7 @@ class Setting:
             radius=0.01,
             checkpoint_every=1,
         )
-        leader = default_leader(self.game, self.seeds)
+        leader = self.leader(self.game, self.seeds)
         coordinator = Coordinator(
             self.game, leader, self.follower(), config, seeds=self.seeds, **options
         )
@@ -812,8 +813,16 @@ class Crash(Exception):
 POLICY = Setting(random_game(Recipe(seed=2)))
 REWARDS = Setting(random_design_game(Recipe(seed=4, moves_transition=False)))
 MOVING = Setting(random_design_game(Recipe(seed=4)))
+
+
+def network(game: Any, seeds: tuple[int, ...]) -> MLPCategorical:
+    return MLPCategorical(game.states, game.leader_space.n, (8,), seeds)
+
+
+NETWORK = replace(POLICY, leader=network)
 REFUSED = {
     "policy": (POLICY, dict.fromkeys(SOBIRL, "a design of follower rewards")),
+    "network": (NETWORK, dict.fromkeys(SOBIRL, "a design of follower rewards")),
     "rewards": (REWARDS, {"bi-ac": "the leader moves at every step"}),
     "moving": (
         MOVING,
@@ -832,7 +841,7 @@ def test_every_estimator_trains_or_is_refused(name, setting, monkeypatch):
             where.run(name)
         return
     result, parameters = where.run(name)
-    start = list(default_leader(where.game, where.seeds).parameters())
+    start = list(where.leader(where.game, where.seeds).parameters())
     for now, then in zip(parameters, start, strict=True):
         assert torch.isfinite(now).all()
         assert not torch.equal(now, then)
