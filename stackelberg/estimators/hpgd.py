@@ -23,7 +23,7 @@ from stackelberg.estimators.signals import (
     trace,
 )
 from stackelberg.estimators.visits import Visits, centred_between, sums
-from stackelberg.hypergradient import remaining_sum
+from stackelberg.hypergradient import remaining_sum, restarting_sum
 from stackelberg.rollout import Trajectories
 from stackelberg.types import Commitment
 
@@ -93,34 +93,37 @@ def hpgd_td(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]
     """HPGD, temporal differences: A_t = Q_L(c_t), each tail for itself, vhat_F a vector critic.
 
         indirect = (1 / (beta N)) sum_t gamma_L^t Q_L(c_t) [ G_t - vhat_F(x_t) ],
-        G_t      = sum_{k>=t} gamma_F^{k-t} psi_k
+        G_t      = sum_{k=t}^{T-1} gamma_F^{k-t} psi_k + gamma_F^{T-t} H(s_T)
 
-    vhat_F is the fixed point of TD on the sample: with P and psi the sample's own frequencies and
-    means by state, H = psi + gamma_F P H, vhat_F(s) = H(s), or gamma_F E[H(s') | s,a] if the
-    follower saw a. The adjoint of that system gives each psi_k its weight. Q_L as in `hpgd_sarsa`,
-    averaged over leader actions that the follower did not see.
+    H is the fixed point of TD on the sample: with P and psi the sample's own frequencies and means
+    by state, H = psi + gamma_F P H, and vhat_F(s) = H(s), or gamma_F E[H(s') | s,a] if the follower
+    saw a. T is the step at which the episode ends, by the rules with H(s_T) = 0, or is cut; where
+    it is cut, the published tail has no H(s_T) though its critic does, which is a bias as large as
+    Q_L. The adjoint of the system gives each psi_k its weight. Q_L as in `hpgd_sarsa`, averaged
+    over leader actions that the follower did not see.
 
-    Exact when: critics are true, in the limit of many visits and long episodes. In a finite sample
-    vhat_F depends on the tails that it is taken off from, and goes on where the sample cuts them.
-    Without a baseline on Q_L it is the noisiest of the forms. Source: arXiv:2406.01575.
+    Exact when: critics are true, in the limit of many visits. What remains in a finite sample: H is
+    fitted to the tails that it is taken off from; and Q_L has no baseline, which makes this the
+    noisiest of the forms. Source: arXiv:2406.01575.
     """
     game, critics, seen = evidence.game, evidence.critics, evidence.trajectories
-    weight = discounts(evidence)
+    weight, visits = discounts(evidence), Visits(evidence, seen)
     state_value = (critics.policy * critics.leader_value).sum(-1, keepdim=True)
     value = critics.leader_value if sees_action(evidence) else state_value.expand_as(critics.policy)
-    m = torch.arange(len(value))[:, None, None]
+    m, states = torch.arange(len(value))[:, None, None], value.shape[1]
     worth = weight * (benefits(evidence) + value[m, seen.state, seen.leader_action])
-    states, went_on = value.shape[1], (~seen.terminated).double()
-    visits = sums(torch.ones_like(worth), seen.state, states).clamp(min=1)
-    pairs = sums(went_on, seen.state * states + seen.next_state, states**2)
-    kernel = pairs.view(-1, states, states) / visits.unsqueeze(-1)
-    enters = sums(worth, seen.state, states)
+    reached = restarting_sum(worth, seen.time, game.follower_discount) * seen.cut  # by H(s_T)
     if sees_action(evidence):
-        left = Visits(evidence, seen).situation_mean(worth) * went_on
-        enters = game.follower_discount * sums(left, seen.next_state, states)
+        reached = reached - visits.situation_mean(worth) * ~seen.terminated
+    enters = game.follower_discount * sums(reached, seen.next_state, states)
+    if not sees_action(evidence):
+        enters = enters - sums(worth, seen.state, states)
+    here = sums(torch.ones_like(worth), seen.state, states).clamp(min=1)
+    pairs = sums((~seen.terminated).double(), seen.state * states + seen.next_state, states**2)
+    kernel = pairs.view(-1, states, states) / here.unsqueeze(-1)
     system = torch.eye(states, dtype=kernel.dtype) - game.follower_discount * kernel.mT
-    share = torch.linalg.solve(system, enters.unsqueeze(-1)).squeeze(-1) / visits
-    summed = trace(evidence, worth, seen) - share[m[..., 0], seen.state.flatten(1)].view_as(worth)
+    share = torch.linalg.solve(system, enters.unsqueeze(-1)).squeeze(-1) / here
+    summed = trace(evidence, worth, seen) + share[m, seen.state]
     return direct_term(evidence, commitment, weight), indirect_term(evidence, commitment, summed)
 
 
