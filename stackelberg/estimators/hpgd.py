@@ -67,7 +67,9 @@ def hpgd_oracle(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Ten
     leader and follower, whose episodes start in states drawn uniformly. What those have not visited
     counts 0.
 
-    Exact when: as `hpgd_mc`. Source: arXiv:2406.01575.
+    Exact when: as `hpgd_mc`. The bias is that of the published form: both players' means share
+    their noise, times 1/beta (in FourRooms 9 gradients; 0.2 with 1,000,000 steps).
+    Source: arXiv:2406.01575.
 
     Raises:
         InputError: without a probe.
