@@ -589,6 +589,18 @@ def test_gradient_critic_is_the_expected_trace_in_four_rooms():
     np.testing.assert_allclose(forward, backward, atol=1e-8 * np.abs(backward).max())
 
 
+@pytest.mark.parametrize("name", ["expected-trace", "sampled-trace", "gae", *DEFINITIONS])
+def test_a_design_is_evaluated_once(name, monkeypatch):
+    """However many terms an estimate has."""
+    sample, asked = some_play("design", 0, moves=name not in SOBIRL), []
+    model = sample.evidence.game.model
+    monkeypatch.setattr(
+        sample.evidence.game, "model", lambda design: asked.append(design) or model(design)
+    )
+    estimators.estimator(name)(sample.evidence, sample.commitment)
+    assert len(asked) == 1
+
+
 # ---------------------------------------------------------------- biased ones
 
 
