@@ -195,7 +195,7 @@ def test_resuming_a_finished_run_just_reports(tmp_path):
         {"radius": 0.02},
         {"access": "policy"},
         {"optimiser": "ppo"},
-        {"gae_lambda": 0.5},
+        {"gae_lambda": 0.9},
     ],
 )
 def test_other_options_on_resuming_are_an_error(tmp_path, changed):
