@@ -52,7 +52,10 @@ class Setting:
 
 def small_soft_q() -> SoftQFollower:
     return SoftQFollower(
-        SoftQConfig(first_steps=2048, later_steps=512, copies=16, capacity=3000, updates=60)
+        SoftQConfig(
+            **{"first_steps": 1024, "later_steps": 256, "afresh_steps": 512},
+            **{"copies": 16, "capacity": 1500, "updates": 20},
+        )
     )
 
 
