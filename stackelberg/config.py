@@ -40,7 +40,7 @@ class TrainConfig:
     """Steps of each stream per outer iteration; the game's horizon unless given."""
     estimator: EstimatorName = "expected-trace"
     """Hypergradient estimator."""
-    gae_lambda: float = 0.95
+    gae_lambda: float = 0.5
     """Of the estimator gae: 0 trusts the learned values, 1 the sampled returns."""
     access: Access = "value"
     """What the leader may see of the follower."""
@@ -69,7 +69,7 @@ class TrainConfig:
                 "the defaults suit most games",
             )
         if not 0 <= self.gae_lambda <= 1:
-            raise InputError("gae_lambda in [0, 1]", f"{self.gae_lambda}", "use for example 0.95")
+            raise InputError("gae_lambda in [0, 1]", f"{self.gae_lambda}", "use for example 0.5")
         if self.access not in ("value", "policy", "trajectories"):
             raise InputError(
                 "access value, policy or trajectories", f"{self.access!r}", "choose one of them"

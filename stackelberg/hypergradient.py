@@ -95,10 +95,16 @@ def remaining_sum(drive: Tensor, time: Tensor, decay: float) -> Tensor:
         drive: [..., T]. decay: in [0, 1].
         time: step within the episode [..., T]; 0 starts a new one.
     """
-    step = torch.arange(time.shape[-1], device=time.device).expand(time.shape)
-    goes_on = torch.nn.functional.pad(time[..., 1:] != 0, (0, 1))
-    end = torch.where(goes_on, time.shape[-1], step).flip(-1).cummin(-1).values
-    return restarting_sum(drive.flip(-1), end - step.flip(-1), decay).flip(-1)
+    total = decaying_sum(drive.flip(-1), decay).flip(-1)
+    starts = time[..., 1:] == 0
+    if not starts.any():
+        return total
+    length = time.shape[-1]
+    step = torch.arange(length, device=time.device)
+    ahead = torch.nn.functional.pad(torch.where(starts, step[1:], length), (0, 1), value=length)
+    start = ahead.flip(-1).cummin(-1).values.flip(-1)  # of the next episode, whose sum comes off
+    later = torch.nn.functional.pad(total, (0, 1)).gather(-1, start)
+    return total - decay ** (start - step).to(drive) * later
 
 
 def inclusive_benefit_trace(

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from stackelberg.game import Game
@@ -65,8 +64,7 @@ class Probe:
         each = scouts.count // self.leader.count
         draws = [self.generators(draw) for draw in range(each)]
         generators = [draw[m] for m in range(self.leader.count) for draw in draws]
-        with torch.no_grad():
-            commitment = commit(self.game, scouts)
+        commitment = commit(self.game, scouts).detach()
         response = self._answer(commitment, generators)
         seen = play(
             self.game,
@@ -114,13 +112,11 @@ class Probe:
     def _displaced(self, displacements: Sequence[Tensor]) -> Iterator[None]:
         """The leader elsewhere; afterwards it is where it was."""
         parameters = list(self.leader.parameters())
-        before = [p.detach().clone() for p in parameters]
+        before = [p.data for p in parameters]  # never written to: earlier graphs hold on to them
         try:
-            with torch.no_grad():
-                for p, displacement in zip(parameters, displacements, strict=True):
-                    p.add_(displacement)
+            for p, displacement in zip(parameters, displacements, strict=True):
+                p.data = p.data + displacement
             yield
         finally:
-            with torch.no_grad():
-                for p, origin in zip(parameters, before, strict=True):
-                    p.copy_(origin)
+            for p, origin in zip(parameters, before, strict=True):
+                p.data = origin

@@ -34,6 +34,12 @@ class Trajectories:
         """Episodes begun, [M]."""
         return (self.time == 0).sum((1, 2))
 
+    @property
+    def cut(self) -> Tensor:
+        """Last steps that the stream's end or the time limit makes so, not the rules: [M, N, T]."""
+        goes_on = torch.nn.functional.pad(self.time[..., 1:] != 0, (0, 1))
+        return ~(goes_on | self.terminated)
+
     def first_returns(self, reward: Tensor, discount: float) -> Tensor:
         """Discounted return of every stream's first episode, [M, N]."""
         first = (self.time == 0).cumsum(-1) == 1

@@ -375,11 +375,18 @@ def wait_for_rows(path: str, count: int, limit: float = 60) -> None:
         time.sleep(0.01)
 
 
+SMALL_SOFT_Q = [
+    word
+    for option in ("first_steps=1024", "later_steps=256", "copies=16", "updates=20")
+    for word in ("--follower-option", option)
+]
+
+
 @pytest.mark.parametrize(
     ("follower", "rows_before", "options"),
     [
         ("exact", 5, ["--iterations", "600"]),
-        ("soft-q", 1, ["--iterations", "120", "--follower-option", "first_steps=2048"]),
+        ("soft-q", 1, ["--iterations", "120", *SMALL_SOFT_Q]),
     ],
 )
 def test_ctrl_c_leaves_a_checkpoint_from_which_resuming_ends_as_if_nothing_was(

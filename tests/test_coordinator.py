@@ -52,7 +52,10 @@ class Setting:
 
 def small_soft_q() -> SoftQFollower:
     return SoftQFollower(
-        SoftQConfig(first_steps=2048, later_steps=512, copies=16, capacity=3000, updates=60)
+        SoftQConfig(
+            **{"first_steps": 1024, "later_steps": 256, "afresh_steps": 512},
+            **{"copies": 16, "capacity": 1500, "updates": 20},
+        )
     )
 
 
@@ -195,7 +198,7 @@ def test_resuming_a_finished_run_just_reports(tmp_path):
         {"radius": 0.02},
         {"access": "policy"},
         {"optimiser": "ppo"},
-        {"gae_lambda": 0.5},
+        {"gae_lambda": 0.9},
     ],
 )
 def test_other_options_on_resuming_are_an_error(tmp_path, changed):

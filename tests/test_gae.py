@@ -8,7 +8,7 @@ import torch
 from random_games import Sample, layered_game, paths_of, start_term, with_true_critics
 
 from stackelberg import InputError, TrainConfig, estimators
-from stackelberg.estimators.signals import benefits, design_term, discounts, score_term, trace
+from stackelberg.estimators.signals import Signals
 from stackelberg.rollout import Trajectories
 
 KINDS = ("observing", "blind", "design")
@@ -109,15 +109,16 @@ def test_advantages_are_mixed_returns_less_the_value(kind, gae_lambda):
         advantages.append(torch.stack([first, short[..., 1]], -1) - value[m, seen.state])
         ahead = gae_lambda * (short[..., 1] - value[m, seen.state][..., 1]) * ~ended
         tails.append(torch.stack([ahead, torch.zeros_like(ahead)], -1))
-    weight = discounts(evidence)
-    weights = weight, trace(evidence, weight * benefits(evidence), seen) / game.temperature
+    signals = Signals(evidence, sample.commitment)
+    weight = signals.discounts
+    weights = weight, signals.trace(weight * signals.benefits) / game.temperature
     if kind == "design":
         terms = zip(("leader", "follower"), weights, tails, strict=True)
-        parts = [design_term(evidence, sample.commitment, w, k, seen, t) for w, k, t in terms]
+        parts = [signals.design(*term) for term in terms]
         parts.append(start_term(sample))
     else:
         terms = zip(weights, advantages, strict=True)
-        parts = [score_term(evidence, sample.commitment, w * a, seen) for w, a in terms]
+        parts = [signals.score(w * a) for w, a in terms]
     found = by(sample, estimators.gae, gae_lambda)
     np.testing.assert_allclose(found, sample.gradients(*parts), atol=1e-10)
 

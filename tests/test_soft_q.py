@@ -211,10 +211,11 @@ def test_the_seeds_alone_decide_and_leaders_are_independent():
 
 
 @pytest.mark.parametrize("shown", [True, False], ids=["shown", "hidden"])
-@pytest.mark.parametrize("capacity", [5000, 100_000], ids=["full", "room left"])
+@pytest.mark.parametrize("capacity", [2500, 100_000], ids=["full", "room left"])
 def test_an_interrupted_run_continues_identically(capacity, shown):
     game = random_game(0, 0.9, 0.3, follower_observes_action=shown)
-    config = SoftQConfig(first_steps=8192, later_steps=4096, capacity=capacity)
+    few = {"first_steps": 4096, "later_steps": 2048, "afresh_steps": 4096}
+    config = SoftQConfig(**few, capacity=capacity)
     follower, resumed = SoftQFollower(config), SoftQFollower(config)
     follower.best_respond(game, uniform(2), [0, 1])
     resumed.load(follower.state())

@@ -6,7 +6,7 @@ from torch.nn.functional import one_hot
 
 from stackelberg.errors import InputError
 from stackelberg.estimators.evidence import Evidence
-from stackelberg.estimators.signals import discounts, policy_term
+from stackelberg.estimators.signals import Signals
 from stackelberg.exact import expected_next, leader_values
 from stackelberg.model import TabularModel
 from stackelberg.types import Commitment
@@ -37,9 +37,10 @@ def bi_ac(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
             "use another estimator, for example expected-trace",
         )
     model, g = evidence.memory.model(commitment).detach(), evidence.critics.response
-    worth = (g * stackelberg_action_values(model, g)).sum(-1, keepdim=True)
-    seen, weight = evidence.trajectories, discounts(evidence)
-    direct = policy_term(evidence, commitment, worth, weight, seen)
+    value = (g * stackelberg_action_values(model, g)).sum(-1)
+    advantage = value - (evidence.critics.policy * value).sum(-1, keepdim=True)
+    signals = Signals(evidence, commitment)
+    direct = signals.score(signals.discounts * advantage.take(signals.pair))
     return direct, torch.zeros_like(direct)
 
 

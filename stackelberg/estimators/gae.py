@@ -4,14 +4,7 @@ import torch
 from torch import Tensor
 
 from stackelberg.estimators.evidence import Evidence
-from stackelberg.estimators.signals import (
-    benefits,
-    design_term,
-    discounts,
-    index_of,
-    score_term,
-    trace,
-)
+from stackelberg.estimators.signals import Signals
 from stackelberg.hypergradient import remaining_sum
 from stackelberg.types import Commitment
 
@@ -44,20 +37,20 @@ def gae(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
 
     Source: Schulman et al., ICLR 2016, arXiv:1506.02438, eq. 16, for one player's advantage.
     """
-    game, critics, seen = evidence.game, evidence.critics, evidence.trajectories
-    index, weight = index_of(seen), discounts(evidence)
-    summed = trace(evidence, weight * benefits(evidence), seen)
-    surprise = -game.temperature * critics.response[index].log()
+    signals = Signals(evidence, commitment)
+    game, critics, seen, weight = signals.game, signals.critics, signals.seen, signals.discounts
+    summed = signals.trace(weight * signals.benefits)
+    surprise = -game.temperature * critics.response.take(signals.cell).log()
     goes_on = seen.time[..., 1:] != 0
 
     def term(who: str, reward: Tensor, value: Tensor, discount: float, weight: Tensor) -> Tensor:
-        arrived = torch.where(seen.terminated, 0.0, value[index[0], seen.next_state])
-        error = reward + discount * arrived - value[index[0], seen.state]
+        arrived = torch.where(seen.terminated, 0.0, value.take(signals.arrival))
+        error = reward + discount * arrived - value.take(signals.state)
         advantage = remaining_sum(error, seen.time, discount * evidence.gae_lambda)
         if commitment.design is None:
-            return score_term(evidence, commitment, weight * advantage, seen)
+            return signals.score(weight * advantage)
         tail = torch.nn.functional.pad(goes_on * advantage[..., 1:], (0, 1))
-        return design_term(evidence, commitment, who, weight, seen, evidence.gae_lambda * tail)
+        return signals.design(who, weight, evidence.gae_lambda * tail)
 
     direct = term(
         "leader", seen.leader_reward, critics.leader_state_value, game.leader_discount, weight

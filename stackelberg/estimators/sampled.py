@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from stackelberg import hypergradient
 from stackelberg.estimators.evidence import Evidence
-from stackelberg.estimators.signals import benefits, direct_term, discounts, indirect_term, trace
+from stackelberg.estimators.signals import Signals
 from stackelberg.estimators.visits import Visits
+from stackelberg.hypergradient import restarting_sum
 from stackelberg.types import Commitment
 
 BATCH = 64  # steps that `bc_hg` draws
@@ -20,10 +20,9 @@ def sampled_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, T
     Exact when: critics are true and episodes long; then unbiased, but noisy.
     Source: BC-HG, Kudo et al., arXiv:2603.14867; in one scan over time, this project.
     """
-    weight = discounts(evidence)
-    summed = trace(evidence, weight * benefits(evidence), evidence.trajectories)
-    direct = direct_term(evidence, commitment, weight)
-    return direct, indirect_term(evidence, commitment, summed)
+    signals = Signals(evidence, commitment)
+    summed = signals.trace(signals.discounts * signals.benefits)
+    return signals.direct(signals.discounts), signals.indirect(summed)
 
 
 def bc_hg(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
@@ -46,15 +45,15 @@ def bc_hg(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     Exact when: critics are true and episodes long; then policies have it unbiased, designs as every
     (s,b) has been visited often. Source: Kudo et al., arXiv:2603.14867.
     """
-    seen, weight = evidence.trajectories, discounts(evidence)
+    signals = Signals(evidence, commitment)
+    weight = signals.discounts
     if commitment.design is None:
         weight = weight.sum((1, 2), keepdim=True) * _drawn_shares(evidence, weight)
-        worth = weight * benefits(evidence)
+        worth = weight * signals.benefits
     else:
-        worth = Visits(evidence, seen).choice_mean(weight * benefits(evidence))
-    summed = hypergradient.restarting_sum(worth, seen.time, evidence.game.follower_discount)
-    direct = direct_term(evidence, commitment, weight)
-    return direct, indirect_term(evidence, commitment, summed)
+        worth = Visits(signals).choice_mean(weight * signals.benefits)
+    summed = restarting_sum(worth, signals.seen.time, evidence.game.follower_discount)
+    return signals.direct(weight), signals.indirect(summed)
 
 
 def _drawn_shares(evidence: Evidence, weight: Tensor) -> Tensor:

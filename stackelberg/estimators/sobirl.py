@@ -4,9 +4,9 @@ from torch import Tensor
 
 from stackelberg.errors import InputError
 from stackelberg.estimators.evidence import Evidence
-from stackelberg.estimators.signals import direct_term, discounts, index_of
+from stackelberg.estimators.signals import Signals
 from stackelberg.estimators.visits import Visits
-from stackelberg.hypergradient import policy_surrogate, remaining_sum, restarting_sum
+from stackelberg.hypergradient import remaining_sum, restarting_sum
 from stackelberg.types import Commitment
 
 
@@ -25,11 +25,10 @@ def sobirl(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: unless a design moves follower rewards, and no transitions.
     """
-    seen = evidence.trajectories
-    first = (seen.time == 0).double() * _action_value(evidence)
-    summed = restarting_sum(first, seen.time, 1.0)
-    direct = direct_term(evidence, commitment, discounts(evidence))
-    return direct, _met(evidence, commitment, summed)
+    signals = _of_rewards(evidence, commitment)
+    time = signals.seen.time
+    summed = restarting_sum((time == 0) * _action_value(signals), time, 1.0)
+    return signals.direct(signals.discounts), _met(signals, summed)
 
 
 def sobirl_modified(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
@@ -44,29 +43,33 @@ def sobirl_modified(evidence: Evidence, commitment: Commitment) -> tuple[Tensor,
     Raises:
         InputError: as `sobirl`.
     """
-    weight = discounts(evidence)
-    direct = direct_term(evidence, commitment, weight)
-    return direct, _met(evidence, commitment, weight * _action_value(evidence))
+    signals = _of_rewards(evidence, commitment)
+    weight = signals.discounts
+    return signals.direct(weight), _met(signals, weight * _action_value(signals))
 
 
-def _action_value(evidence: Evidence) -> Tensor:
-    """qhat_L(s_k,b_k) [M, N, T]: the mean return over all visits of (s_k,b_k)."""
-    seen = evidence.trajectories
-    returns = remaining_sum(seen.leader_reward, seen.time, evidence.game.leader_discount)
-    return Visits(evidence, seen).choice_mean(returns)
-
-
-def _met(evidence: Evidence, commitment: Commitment, weight: Tensor) -> Tensor:
-    """[M] (1 / (beta N)) sum_k weight_k x_k."""
-    game, seen = evidence.game, evidence.trajectories
-    model = game.model(commitment.design) if commitment.design is not None else None
+def _of_rewards(evidence: Evidence, commitment: Commitment) -> Signals:
+    """The signals of a design of follower rewards, and of no transitions."""
+    signals = Signals(evidence, commitment)
+    model = signals.model if commitment.design is not None else None
     if model is None or model.transition.requires_grad or not model.follower_reward.requires_grad:
         raise InputError(
             "a design of follower rewards, and of no transitions, for SoBiRL",
-            f"'{game.name}'",
+            f"'{evidence.game.name}'",
             "use another estimator, for example expected-trace",
         )
-    g = evidence.critics.response
-    reward = model.follower_reward.expand(g.shape)
-    met = (reward - (g * reward).sum(-1, keepdim=True))[index_of(seen)]
-    return policy_surrogate(met, weight / game.temperature, seen.episodes)
+    return signals
+
+
+def _action_value(signals: Signals) -> Tensor:
+    """qhat_L(s_k,b_k) [M, N, T]: the mean return over all visits of (s_k,b_k)."""
+    seen = signals.seen
+    returns = remaining_sum(seen.leader_reward, seen.time, signals.game.leader_discount)
+    return Visits(signals).choice_mean(returns)
+
+
+def _met(signals: Signals, weight: Tensor) -> Tensor:
+    """[M] (1 / (beta N)) sum_k weight_k x_k."""
+    reward = signals.model.follower_reward
+    mean = (signals.critics.response * reward).sum(-1, keepdim=True)
+    return signals.paid(reward - mean, weight / signals.game.temperature)

@@ -1,11 +1,11 @@
 """Averages over all visits of the same follower choice, or of the situation it was made in."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
-from stackelberg.estimators.evidence import Evidence
-from stackelberg.estimators.signals import sees_action
-from stackelberg.rollout import Trajectories
+from stackelberg.estimators.signals import Signals, sums
 
 
 class Visits:
@@ -16,22 +16,32 @@ class Visits:
     sum_t mean(w)_t G_t.
     """
 
-    def __init__(self, evidence: Evidence, seen: Trajectories) -> None:
-        _, states, leader_actions, follower_actions = evidence.critics.benefit.shape
-        self.situation, self.situations = seen.state, states
-        if sees_action(evidence):
-            self.situation = seen.state * leader_actions + seen.leader_action
-            self.situations = states * leader_actions
-        self.choice = self.situation * follower_actions + seen.follower_action
+    def __init__(self, signals: Signals) -> None:
+        leaders, states, leader_actions, follower_actions = signals.critics.benefit.shape
+        self.situation, self.situations = signals.state, leaders * states
+        if signals.sees_action:
+            self.situation, self.situations = signals.pair, self.situations * leader_actions
+        self.choice = self.situation * follower_actions + signals.seen.follower_action
         self.choices = self.situations * follower_actions
+
+    @cached_property
+    def of_choice(self) -> Tensor:
+        """How many visits each step's choice has [M, N, T]."""
+        return _visits(self.choice, self.choice, self.choices)
+
+    @cached_property
+    def of_situation(self) -> Tensor:
+        """How many visits each step's situation has [M, N, T]."""
+        return _visits(self.situation, self.situation, self.situations)
 
     def choice_mean(self, values: Tensor) -> Tensor:
         """The mean of the values [M, N, T] over all visits of each step's choice."""
-        return _mean(values, self.choice, self.choice, self.choice, self.choices)
+        return _total(values, self.choice, self.choice, self.choices) / self.of_choice
 
     def situation_mean(self, values: Tensor) -> Tensor:
         """The mean of the values [M, N, T] over all visits of each step's situation."""
-        return _mean(values, self.situation, self.situation, self.situation, self.situations)
+        total = _total(values, self.situation, self.situation, self.situations)
+        return total / self.of_situation
 
     def centred(self, values: Tensor) -> Tensor:
         """The choice's mean less the situation's: what the choice adds."""
@@ -44,18 +54,16 @@ def centred_between(values: Tensor, source: Visits, target: Visits, over: Visits
     Sums over the visits of `source`, divided by the number of visits in `over`. Reading what was
     averaged over other play has over = source; its transpose has over = target.
     """
-    return _mean(values, source.choice, target.choice, over.choice, over.choices) - _mean(
-        values, source.situation, target.situation, over.situation, over.situations
-    )
+    choice = _total(values, source.choice, target.choice, source.choices)
+    situation = _total(values, source.situation, target.situation, source.situations)
+    choices = _visits(over.choice, target.choice, over.choices)
+    situations = _visits(over.situation, target.situation, over.situations)
+    return choice / choices.clamp(min=1) - situation / situations.clamp(min=1)
 
 
-def sums(values: Tensor, cell: Tensor, cells: int) -> Tensor:
-    """[M, cells]: the sum of the values [M, N, T] over the steps in each cell."""
-    table = torch.zeros(len(values), cells, dtype=values.dtype)
-    return table.scatter_add_(1, cell.flatten(1), values.flatten(1))
+def _total(values: Tensor, source: Tensor, target: Tensor, cells: int) -> Tensor:
+    return sums(values, source, (cells,)).take(target)
 
 
-def _mean(values: Tensor, source: Tensor, target: Tensor, over: Tensor, cells: int) -> Tensor:
-    visits = sums(torch.ones(over.shape, dtype=values.dtype), over, cells)
-    table = sums(values, source, cells) / visits.clamp(min=1)
-    return table.gather(1, target.flatten(1)).view(target.shape)
+def _visits(source: Tensor, target: Tensor, cells: int) -> Tensor:
+    return torch.bincount(source.flatten(), minlength=cells).take(target)

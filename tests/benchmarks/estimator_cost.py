@@ -1,8 +1,9 @@
 """What every hypergradient estimator costs, beside a plain policy gradient on the same batch.
 
 Critics are given. Every group is timed by turns, on one thread; medians are reported. A plain
-step is the leader's own gradient, `signals.direct_term`, and its backward pass; an estimator's is
-its surrogates and their backward pass.
+step is the commitment, the surrogate of the leader's own gradient, `Signals.direct`, and a backward
+pass; an estimator's is the commitment, the sum of its two surrogates, and one backward pass. (The
+coordinator, which also reports how long the two parts are, differentiates them one by one.)
 
 *Policies*: a network that is evaluated at every step of the batch, each with an observation of its
 own. *Designs*: both rewards move with d parameters, each through 8 of them ("local", as a penalty
@@ -26,7 +27,7 @@ from torch import Tensor
 from agents.leaders import MLPCategorical
 from games.tabular import TabularDesign
 from stackelberg.estimators import ESTIMATORS, Estimator, Evidence
-from stackelberg.estimators.signals import benefits, direct_term, discounts
+from stackelberg.estimators.signals import Signals
 from stackelberg.hypergradient import Critics
 from stackelberg.rollout import Trajectories
 from stackelberg.types import Commitment, Response
@@ -69,7 +70,8 @@ def medians(*steps: Step, seconds: float, least: int = 5) -> list[float]:
 
 def plain(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     """The leader's own gradient from the sample."""
-    direct = direct_term(evidence, commitment, discounts(evidence))
+    signals = Signals(evidence, commitment)
+    direct = signals.direct(signals.discounts)
     return direct, torch.zeros_like(direct)
 
 
@@ -102,6 +104,7 @@ def batch(length: int) -> tuple[Tensor, Evidence]:
     rules = {"leader_discount": 0.99, "follower_discount": 0.95, "temperature": 0.05}
     tables = dict.fromkeys(Critics._fields, torch.zeros(1, dtype=torch.float64))
     tables |= {name: values(LEADER_ACTIONS) for name in ("leader_value", "follower_value")}
+    tables |= {name: values() for name in ("leader_state_value", "follower_state_value")}
     tables |= {"benefit": values(LEADER_ACTIONS, FOLLOWER_ACTIONS)}
     evidence = Evidence(
         game=SimpleNamespace(follower_observes_action=True, **rules),  # type: ignore[arg-type]
@@ -215,7 +218,8 @@ def published_hpgd(evidence: Evidence, commitment: Commitment) -> Tensor:
         return total / visits.unsqueeze(-1)
 
     baselined = mean(cell, table.numel())[cell] - mean(state, len(table))[state]
-    weight = discounts(evidence) * benefits(evidence) / game.temperature
+    signals = Signals(evidence, commitment)
+    weight = signals.discounts * signals.benefits / game.temperature
     return torch.einsum("nt,ntd->d", weight[0], baselined) / seen.episodes
 
 
