@@ -121,6 +121,14 @@ def test_scouts_steps_are_counted(brief):
     assert [row["leader_steps"] for row in result.metrics] == expected.tolist()
 
 
+def test_what_scouts_meet_is_not_how_the_leaders_follower_behaves(brief):
+    coordinator = Run(TOY, settings={"iterations": 1}).coordinator()
+    coordinator.run()
+    assert coordinator.memory.recent.sum((1, 2, 3)).tolist() == [2 * TOY.horizon] * 3
+    scouted = (2 + brief["SCOUTS"]) * TOY.horizon
+    assert coordinator.memory.visits.sum((1, 2, 3)).tolist() == [scouted] * 3
+
+
 @pytest.mark.parametrize("leader", [default_leader, mlp_leader])
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, brief, leader):
     run = Run(TOY, leader=leader, settings={"iterations": 7, "checkpoint_every": 1})
