@@ -169,8 +169,12 @@ class TabularDesign(_Tabular):
             leader_discount=self.leader_discount,
             follower_discount=self.follower_discount,
             temperature=self.temperature,
-            classes=1 if self.moves_transition else closed_classes(kernel),
+            classes=1 if self.moves_transition else closed_classes(self._led(kernel)),
         )
+
+    def _led(self, kernel: Tensor) -> Tensor:
+        """Where states lead, in planning or in play."""
+        return kernel if self._simulated is None else kernel + self._simulated
 
     def model(self, design: Tensor | None = None) -> TabularModel:
         return self._under(design, self._model.transition)

@@ -80,6 +80,12 @@ class TrainConfig:
                 f"{self.optimiser!r}",
                 "choose one of them",
             )
+        if self.estimator == "model-based" and self.optimiser != "trust-region":
+            raise InputError(
+                "optimiser trust-region beside the estimator model-based, which walks to a goal",
+                f"optimiser {self.optimiser}",
+                "leave optimiser out, or use the estimator expected-trace",
+            )
         if self.estimator == "exact" and self.access != "value":
             raise InputError(
                 "access value beside the estimator exact, which reads the true model",

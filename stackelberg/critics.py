@@ -82,14 +82,13 @@ class TabularMemory:
             return
         if self.revealed is None:
             self.revealed = Revealed(self.shape)
-        reward = model.follower_reward.expand(response.policy.shape)
-        if commitment.design is None:
-            reward = means(self.follower_reward.unsqueeze(-1), self.visits).squeeze(-1)
-            reward = reward.repeat_interleave(len(response.policy) // len(reward), 0)
-        many = [part.unflatten(0, (self.shape[0], -1)) for part in (*response, reward)]
-        *rows, reward = many
-        discount, temperature = model.follower_discount, model.temperature
-        self.revealed.add(SoftResponse(*rows), reward, discount, temperature)
+        policy, value, state_value = (part.unflatten(0, (self.shape[0], -1)) for part in response)
+        reward: Tensor | float = 0.0
+        if commitment.design is not None:
+            known = model.follower_reward.expand(response.policy.shape)
+            reward = known.unflatten(0, (self.shape[0], -1))
+        many = SoftResponse(policy, value, state_value)
+        self.revealed.add(many, model.temperature, model.follower_discount, reward)
         self._means = None
 
     def model(self, commitment: Commitment) -> TabularModel:
@@ -97,8 +96,9 @@ class TabularMemory:
 
         Frequencies where (s,a,b) has been seen; where not, what its siblings (s,a,.) and then
         (s,.,.) did on average, so that an untried action is worth no more and no less than the
-        tried ones; a state never seen ends play with nothing. A design's rewards are its own and
-        known; a transition that it moves is the observed frequency times its likelihood ratio.
+        tried ones; or what followers' values reveal of it (`Revealed`). A state never seen ends
+        play with nothing. A design's rewards are its own and known; a transition that it moves is
+        the observed frequency times its likelihood ratio.
         """
         if self._means is None:
             rewards = self.leader_reward.unsqueeze(-1), self.follower_reward.unsqueeze(-1)
@@ -120,12 +120,14 @@ class TabularMemory:
         )
 
     def _transitions(self) -> Tensor:
+        rows = means(self.arrivals, self.visits)
         if self.revealed is None:
-            return means(self.arrivals, self.visits)
-        rewarded = self.visits > 0
-        if self.game.leader_moves == "once":  # of a design the rewards are known
-            rewarded = torch.ones_like(rewarded)
-        return self.revealed.refine(self.arrivals, self.visits, rewarded)
+            return rows
+        reward = torch.zeros_like(self.visits)  # of a design it was known when it was answered
+        if self.game.leader_moves == "every step":
+            reward = self.follower_reward / self.visits  # nan where nobody has been
+        discount = self.game.follower_discount
+        return self.revealed.refine(rows, self.arrivals, self.visits, reward, discount)
 
     def of(self, leader: int) -> "TabularMemory":
         """What one leader has seen, a memory of its own that shares no later update."""
@@ -137,17 +139,17 @@ class TabularMemory:
     def state(self) -> dict[str, Tensor]:
         state = {name: getattr(self, name) for name in COUNTS}
         if self.revealed is not None:
-            state |= {f"revealed.{name}": value for name, value in vars(self.revealed).items()}
+            state |= {f"revealed.{name}": v for name, v in self.revealed.state().items()}
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
-        self._means = None
+        self._means = self.revealed = None
         for name in COUNTS:
             setattr(self, name, state[name].clone())
         told = {k.removeprefix("revealed."): v for k, v in state.items() if "." in k}
         if told:
             self.revealed = Revealed(self.shape)
-            vars(self.revealed).update(told)
+            self.revealed.load(told)
 
 
 def _any_design(game: Game) -> Tensor | None:

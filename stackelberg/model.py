@@ -28,9 +28,7 @@ class TabularModel:
     temperature: float  # > 0, the weight of the follower's entropy
     follower_observes_action: bool = True  # does b_t depend on a_t, or on s_t alone?
     ending: Tensor | None = None  # [M, S, A, B, S] probability that play ends in s'; None: never
-    classes: int = (
-        1  # equal runs of states between which no transition leads, as contexts of a game
-    )
+    classes: int = 1  # equal runs of states with no way between them, as the contexts of a game
 
     @property
     def states(self) -> int:

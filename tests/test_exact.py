@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from random_games import (
     Family,
     bellman,
@@ -18,6 +19,7 @@ from random_games import (
 from torch import Tensor
 
 from games import discrete_toy, four_rooms
+from games.tabular import TabularDesign
 from stackelberg import exact, hypergradient
 from stackelberg.model import TabularModel, closed_classes
 
@@ -334,3 +336,15 @@ def test_closed_classes_are_the_smallest_runs_without_a_way_out():
     for sizes, expected in (((3, 3), 2), ((1, 1, 1), 3), ((2, 4), 1), ((6,), 1), ((1, 2), 1)):
         blocks = kernel(*sizes)
         assert closed_classes(blocks) == expected, sizes
+
+
+def test_play_that_crosses_joins_classes():
+    """Planning never leaves a state, play does: what is learned from play must not be cut apart."""
+    design = TabularDesign(
+        spaces.Box(0.0, 1.0, (1,), np.float64),
+        np.eye(2)[:, None],
+        np.array([[0.0], [1.0]]),
+        np.zeros((2, 1)),
+        simulated_transition=np.array([[[0.0, 1.0]], [[0.0, 1.0]]]),
+    )
+    assert design.model(torch.zeros(1, 1)).classes == 1

@@ -5,6 +5,8 @@ import pytest
 import torch
 from strategies import Recipe, random_design_game, random_designs, random_game
 
+from agents import ExactFollower
+from games.tabular import TabularGame
 from stackelberg import exact
 from stackelberg.critics import TabularMemory, means
 from stackelberg.exact import SoftResponse
@@ -92,10 +94,8 @@ def test_a_policy_game_tells_where_rewards_were_seen(seed):
     after = errors(game, commitment, memory)
     assert before[tried].mean() > 0.2
     assert after[tried].max() < 1e-3
-    unseen = means(memory.arrivals, memory.visits)[0][~tried]
-    pooled = memory.arrivals.sum((2, 3)) / memory.visits.sum((2, 3)).unsqueeze(-1)
-    assert torch.isfinite(unseen).all()
-    assert torch.allclose(memory.model(commitment).transition[0][~tried][:1], pooled[0, :1])
+    unseen = means(memory.arrivals, memory.visits)[0][~tried]  # no reward, no equation
+    assert torch.equal(memory.model(commitment).transition[0][~tried], unseen)
 
 
 def test_a_confused_follower_is_hardly_listened_to():
@@ -133,6 +133,7 @@ def test_successors_never_seen_spoil_their_own_state_alone():
     memory = counted(game, commitment, first_tried(game), 500)
     lost = memory.arrivals[0, 0, :, :, 1].sum()
     assert lost > 0
+    memory.visits[0, 0] -= memory.arrivals[0, 0, :, :, 1]
     memory.arrivals[0, 0, :, :, 1] = 0
     memory.reveal(commitment, exact.best_response(game.model(commitment.design), commitment.policy))
     after = errors(game, commitment, memory)
@@ -157,3 +158,78 @@ def test_what_was_told_is_kept():
     other.load(memory.state())
     one, two = (m.model(commitment).transition for m in (memory, other))
     assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("restart", ["carry", "reset"])
+@pytest.mark.parametrize("sweeps", [1, 2, 3, 5])
+def test_a_follower_that_stops_short_is_not_believed(sweeps, restart):
+    """Its values solve another equation than those of a best response, and smoothly so."""
+    game = random_game(Recipe(seed=1, **ONES, follower_discount=0.95))
+    commitment = policies(game, 40)
+    memory = counted(game, commitment, torch.ones(4, 2, 3, dtype=torch.bool), 200)
+    before = errors(game, commitment, memory)
+    follower = ExactFollower(sweeps, restart=restart)
+    memory.reveal(commitment, follower.best_respond(game, commitment, ()).value)
+    after = errors(game, commitment, memory)
+    assert after.mean() <= 1.05 * before.mean()
+
+
+def test_few_responses_are_not_believed():
+    game = random_game(Recipe(seed=1, **ONES))
+    for count in (1, 2, 4, 8):
+        commitment = policies(game, count)
+        memory = counted(game, commitment, torch.ones(4, 2, 3, dtype=torch.bool), 200)
+        before = errors(game, commitment, memory)
+        best = exact.best_response(game.model(), commitment.policy)
+        noise = torch.from_numpy(np.random.default_rng(0).normal(size=best.value.shape))
+        memory.reveal(commitment, best._replace(value=best.value + noise))
+        assert torch.equal(errors(game, commitment, memory), before)
+
+
+def test_rewards_may_become_known_later():
+    game = random_game(Recipe(seed=3, **ONES))
+    commitment = policies(game, 40)
+    memory = counted(game, commitment, first_tried(game), 100)
+    memory.reveal(commitment, exact.best_response(game.model(), commitment.policy))
+    later = counted(game, commitment, torch.ones(4, 2, 3, dtype=torch.bool), 100)
+    later.revealed = memory.revealed
+    assert errors(game, commitment, later).max() < 1e-3
+
+
+def test_leaders_learn_each_from_its_own_followers():
+    """Side by side as alone, though their supports are of different sizes."""
+    recipe = Recipe(seed=2, states=4, follower_actions=3, dimension=5, moves_transition=False)
+    game = random_design_game(recipe)
+    commitment = designs(game, 80)
+    memory = TabularMemory(game, 2)
+    alone = [counted(game, commitment, first_tried(game), times) for times in (4, 300)]
+    memory.load({k: torch.cat([one.state()[k] for one in alone]) for k in alone[0].state()})
+    memory.reveal(commitment, exact.best_response(game.model(commitment.design), commitment.policy))
+    pair = Commitment(commitment.policy[:2], commitment.design[:2])
+    both = memory.model(pair).transition
+    for m in range(2):
+        one = memory.of(m).model(Commitment(pair.policy[[m]], pair.design[[m]])).transition
+        torch.testing.assert_close(one[0], both[m], rtol=0, atol=1e-9)
+    copy = memory.of(0)
+    half = Commitment(commitment.policy[:40], commitment.design[:40])
+    copy.reveal(half, exact.best_response(game.model(half.design), half.policy))
+    assert torch.equal(memory.model(pair).transition, both)
+
+
+@pytest.mark.parametrize("discount", [0.9, 0.99])
+def test_the_level_of_values_tells_nothing(discount):
+    """All rewards higher by 100: the same rows."""
+    base = random_game(Recipe(seed=4, **ONES, follower_discount=discount)).model()
+    game = TabularGame(
+        base.transition,
+        base.leader_reward,
+        base.follower_reward + 100,
+        follower_discount=discount,
+        temperature=base.temperature,
+    )
+    commitment = policies(game, 60)
+    tried = first_tried(game)
+    tried[..., 1] = True
+    memory = counted(game, commitment, tried, 300)
+    memory.reveal(commitment, exact.best_response(game.model(), commitment.policy))
+    assert errors(game, commitment, memory)[tried].max() < 1e-2
