@@ -188,7 +188,7 @@ class Solve:
             def report(step: int, total: int, value: float) -> None:
                 show(step + 1, total, f"best {value:.6g}")
 
-            found = solve(game, leader, self.steps, report=report, start=start)
+            found = solve(game, leader, self.steps, report=report, start=start, seed=self.seed)
         best_known.offer(game, found.parameters, "solve")
         local = {"best": found.values[0], "median": median(found.values), "worst": found.values[-1]}
         answer: dict[str, Any] = {
@@ -208,13 +208,13 @@ class Solve:
         what = "design" if game.leader_moves == "once" else "policy f(action | state)"
         print(f"value {found.value:.8g} (discounted, unbounded horizon)")
         count = len(found.populations)
-        searches = f"{self.restarts} restarts" + (f" and {count} populations" if count else "")
         few = "; few agree, so more --restarts may find better" if found.reached_by < 2 else ""
-        print(f"reached by {found.reached_by} of {searches}{few}")
-        print("restarts alone: " + ", ".join(f"{name} {v:.6g}" for name, v in local.items()))
+        print(f"reached by {found.reached_by} of {self.restarts + count} searches{few}")
+        spread = ", ".join(f"{name} {v:.6g}" for name, v in local.items())
+        print(f"{self.restarts} restarts, each alone: {spread}")
         if count:
             recombined = ", ".join(f"{value:.6g}" for value in found.populations)
-            print(f"populations, recombining what restarts had found: {recombined}")
+            print(f"{count} populations that recombine what restarts found: {recombined}")
         if kept is not None:
             print(f"one of them began at the best known so far, {kept.value:.8g}")
         print(f"{what}:")

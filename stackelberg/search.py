@@ -212,6 +212,7 @@ def solve(
     polish: int = 60,
     report: Callable[[int, int, float], None] = lambda step, total, value: None,
     start: Sequence[Tensor] | None = None,
+    seed: int = 0,
 ) -> Solution:
     """Maximise the exact objective from `leader.count` restarts.
 
@@ -226,13 +227,15 @@ def solve(
         steps: of each of a restart's two climbs. polish: steps of the polishing.
         report: called with the step, the number of all steps and the best value so far.
         start: parameters [...] of one leader, from which the first restart climbs as they are.
+        seed: of the recombinations.
 
     Raises:
         InputError: if the game has no tables.
     """
     game.require_tables()
     count = leader.count
-    done, total = 0, 2 * steps + polish + POPULATIONS * GENERATIONS * (steps // 2)
+    shorter = max(1, steps // 2)  # the climbs of those who do not start from nothing
+    done, total = 0, 2 * steps + polish + POPULATIONS * GENERATIONS * shorter
     top = -math.inf
 
     def watch(climbing: Iterator[None], best: Best) -> None:
@@ -260,12 +263,12 @@ def solve(
     _finish(game, leader, single)
     best = single.value[0].item()
     disagree = sum(_reaches(value, best) for value in alone.value.tolist()) <= count // 2
-    noise = np.random.default_rng(count)
+    noise = np.random.default_rng(seed)
     for elite in elites * disagree:
         for _ in range(GENERATIONS):
             family = replicate(leader, elite.offspring(len(first), -(-count // POPULATIONS), noise))
             found = Best(family)
-            watch(climb(game, family, true_model(game), found, steps // 2), found)
+            watch(climb(game, family, true_model(game), found, shorter), found)
             elite.add(*_found(game, family, found.value))
         _finish(game, leader, elite)
     winner = max([single, *elites * disagree], key=lambda elite: elite.value[0].item())

@@ -88,18 +88,25 @@ def study(
 
 
 class _Measured:
-    """A follower, each of whose answers is measured against the exact best response."""
+    """A follower, each of whose answers is measured against the exact best response.
+
+    An answer that is taken back by `load`, as a probe does, does not count.
+    """
 
     def __init__(self, follower: Follower) -> None:
         self.follower, self.name = follower, follower.name
         self.rows: list[dict[str, Tensor]] = []  # measures [M] of every answer
         self._best: Tensor | None = None
+        self._kept = 0  # answers before the last `state`
 
     @torch.no_grad()
     def best_respond(self, game: Game, commitment: Commitment, seeds: Sequence[int]) -> Response:
         response = self.follower.best_respond(game, commitment, seeds)
         model, policy = game.model(commitment.design), commitment.policy
-        best = exact.best_response(model, policy, self._best)
+        start = self._best
+        if start is not None and start.shape != policy.shape[:-1]:
+            start = None
+        best = exact.best_response(model, policy, start)
         self._best = best.state_value
         own = exact.follower_values(model, policy, response.behaviour)
         value, highest = ((model.initial * v).sum(-1) for v in (own, best.state_value))
@@ -115,9 +122,11 @@ class _Measured:
         return replace(response, gap=gap)
 
     def state(self) -> dict[str, Tensor]:
+        self._kept = len(self.rows)
         return self.follower.state()
 
     def load(self, state: dict[str, Tensor]) -> None:
+        del self.rows[self._kept :]
         self.follower.load(state)
 
     def medians(self) -> Measures:

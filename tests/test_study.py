@@ -18,6 +18,7 @@ from agents import ExactFollower, default_leader
 from games import discrete_toy
 from games.tabular import TabularGame
 from stackelberg import TrainConfig, cli, figures
+from stackelberg.estimators import model_based
 from stackelberg.study import Kind, findings, study, write
 
 pytestmark = pytest.mark.filterwarnings("ignore:the leader's ")
@@ -122,6 +123,24 @@ def test_a_sloppy_follower_can_make_the_leader_look_better_than_it_is():
     assert (sloppy["relative_gap"] > 0.01).all()
     assert (sloppy["against_response"] > game.optimum + 1).all()
     assert (sloppy["exact"] < game.optimum - 0.5).all()
+
+
+@pytest.mark.parametrize("estimator", ["spsa", "model-based"])
+def test_probes_and_scouts_are_not_measured(estimator, monkeypatch):
+    """Their followers answer other leaders."""
+    for name in ("SCOUTS", "EXPLORING", "SEARCHING", "CLIMB"):
+        monkeypatch.setattr(model_based, name, 2)
+    config = TrainConfig(iterations=3, streams=1, steps=5, estimator=estimator)
+    for seeds in ((0,), (0, 1, 2)):
+        found = study(
+            discrete_toy.game(),
+            lambda seeds: default_leader(discrete_toy.game(), seeds),
+            {Kind("reset", 2): ExactFollower(2, restart="reset")},
+            config,
+            seeds,
+        )
+        for values in found[Kind("reset", 2)].values():
+            assert values.shape == (len(seeds),)
 
 
 def test_findings_have_mean_interval_and_regret():

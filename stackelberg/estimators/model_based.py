@@ -25,16 +25,19 @@ ARRIVED = 1e-3  # KL in nats from where the search has sent a leader
 class ModelBased:
     """The expected trace, and a search of the learned model for higher hills.
 
-    In each of the first 16 outer iterations every leader sends out 32 scouts, leaders of its kind
-    that each play one episode against a follower that best-responds to them. What they see is
-    counted into the leader's learned model; at access `value` so is what their followers' values
-    tell of it (`stackelberg.revealed`). Scouts climb on the learned model from scattered starts,
-    predicting the follower's response: those of the first 10 iterations to be led where little has
-    been seen, for a reward of (1 + visits of (s,a,b))^(-1/2); then for the leader's own reward;
-    later ones from recombinations of the best scouts so far. What a scout is worth is judged on
-    the learned model with the response that its follower really gave (at access `trajectories`,
-    which does not show it, with the predicted one). The leader then walks to the best scout, unless
-    it is better itself, and on arrival climbs by the hypergradient of `expected_trace`.
+    In each of the first 16 outer iterations every leader sends out 32 scouts, leaders of its kind.
+    Each plays one episode against a follower of its own, which best-responds from no earlier
+    answer. What they see is counted into the leader's learned model; at access `value` so is what
+    their followers' values reveal (`stackelberg.revealed`).
+
+    The first scouts are scattered. Those after them climb from scattered starts on the learned
+    model, predicting the follower's response: up to the 10th iteration to be led where little has
+    been seen, for a reward of (1 + visits of (s,a,b))^(-1/2), from then on for the leader's own
+    reward, and soon from recombinations of the best scouts so far.
+
+    What a scout is worth is judged on the learned model with the response that its follower really
+    gave; at access `trajectories`, which does not show it, with the predicted one. The leader walks
+    to the best scout, unless it is better itself, and on arrival climbs by `expected_trace`.
 
     Source: this project. The search is `stackelberg.search`; on rewards for the unseen see Strehl
     and Littman (2008).
