@@ -111,7 +111,8 @@ class TabularDesign(_Tabular):
         design_space: a `gymnasium.spaces.Box` of shape (d,), or a `stackelberg.Budget`.
         transition: P(s'|s,b) [S, B, S]. leader_reward, follower_reward: r(s,b) [S, B].
         initial: distribution of the first state [S]; state 0 unless given.
-        termination: as for `TabularGame`: [S, B, S], a vector [S] or one number.
+        termination: as for `TabularGame`: [S, B, S], a vector [S] (play ends on arrival, so what
+            its states would pay is never met), [S, 1, 1] to end it on leaving s, or one number.
         simulated_transition: another P [S, B, S] that play follows while oracles and followers
             use `transition`; only to reproduce published mismatches.
         settings: see `stackelberg.game.Game`.

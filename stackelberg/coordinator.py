@@ -24,6 +24,7 @@ from stackelberg.progress import Report, silent
 from stackelberg.rollout import play
 from stackelberg.run_directory import RunDirectory
 from stackelberg.summary import (
+    ROUNDING,
     VANISHED,
     evaluation,
     evaluation_horizon,
@@ -189,7 +190,8 @@ class Coordinator:
             true = [part for parts in exact_parts for part in parts]
             warn_without_influence(evidence, [*direct, *indirect], true)
         gradient = [a + b for a, b in zip(direct, indirect, strict=True)]
-        floor = VANISHED * (norm(direct) + norm(indirect))
+        values = evidence.critics.leader_state_value.abs().amax(-1)
+        floor = VANISHED * (norm(direct) + norm(indirect)) + ROUNDING * values
         visits = evidence.critics.visitation if attached.design is None else torch.ones(1)
         self._advance(
             self.region, gradient, lambda: self.leader.position(self._observed), visits, floor

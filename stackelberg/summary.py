@@ -17,6 +17,7 @@ from stackelberg.rollout import Trajectories
 from stackelberg.trust_region import inner, norm
 from stackelberg.types import Commitment, Response
 
+ROUNDING = 1e-12  # of the leader's values: a hypergradient no longer than this is none
 VANISHED = 1e-9  # of direct plus indirect term: where they cancel this far, nothing is left
 
 NEGLIGIBLE = 1e-4  # what is left of a discounted return when an evaluation episode is cut

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from strategies import Recipe, random_design_game, random_game
 
 from agents.exact import ExactFollower
@@ -638,3 +639,21 @@ def test_what_is_not_a_part_is_refused(part):
     } | part
     with pytest.raises(InputError, match=f"a {next(iter(part))} object"):
         Coordinator(**parts)
+
+
+def test_rounding_errors_lead_nowhere():
+    """A toll that no reward of the leader depends on, and no choice: the gradient is rounding."""
+    game = TabularDesign(
+        spaces.Box(0.0, 1.0, (3,), np.float64),
+        np.full((3, 2, 3), 1 / 3),
+        np.random.default_rng(0).normal(size=(3, 2)),
+        lambda x: -x.unsqueeze(-1).expand(-1, -1, 2),
+        temperature=0.3,
+    )
+    leader = default_leader(game, (0,))
+    start = leader.x.detach().clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = TrainConfig(iterations=20, estimator="exact")
+        Coordinator(game, leader, ExactFollower(), config).run()
+    torch.testing.assert_close(leader.x.detach(), start, rtol=0, atol=1e-12)

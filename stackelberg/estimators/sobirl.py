@@ -19,8 +19,9 @@ def sobirl(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     qhat_L(s,b) is the mean of the leader's returns over all visits of (s,b); the sum over k is
     undiscounted.
 
-    Exact when: follower rewards move alike for all b; then it is 0. Biased otherwise. Source:
-    arXiv:2405.19697, as compared in arXiv:2603.14867.
+    Exact when: at no game in general; it counts what a design does to the choice that meets the
+    reward, and where rewards move alike for all b, as tolls on states do, it is 0 whatever the true
+    value. Source: arXiv:2405.19697, as compared in arXiv:2603.14867.
 
     Raises:
         InputError: unless a design moves follower rewards, and no transitions.
