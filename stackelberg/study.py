@@ -74,7 +74,7 @@ def study(
     found: dict[Kind, Measures] = {}
     with interrupts() as interrupted:
         for kind, follower in followers.items():
-            measured, before = _Measured(follower), len(found) * steps
+            measured, before = Measured(follower), len(found) * steps
 
             def show(row: dict[str, Any], before: int = before, kind: Kind = kind) -> None:
                 report(before + row["iteration"] + 1, len(followers) * steps, str(kind))
@@ -87,7 +87,7 @@ def study(
     return found
 
 
-class _Measured:
+class Measured:
     """A follower, each of whose answers is measured against the exact best response.
 
     An answer that is taken back by `load`, as a probe does, does not count.

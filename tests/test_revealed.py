@@ -1,5 +1,7 @@
 """What a follower's values tell of transitions that nobody has taken."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -135,10 +137,11 @@ def test_successors_never_seen_spoil_their_own_state_alone():
     assert lost > 0
     memory.visits[0, 0] -= memory.arrivals[0, 0, :, :, 1]
     memory.arrivals[0, 0, :, :, 1] = 0
+    before = errors(game, commitment, memory)
     memory.reveal(commitment, exact.best_response(game.model(commitment.design), commitment.policy))
     after = errors(game, commitment, memory)
     assert after[1:].max() < 1e-3
-    assert after[0].max() > 1e-2
+    assert torch.equal(after[0], before[0])
 
 
 def test_a_follower_that_cannot_see_the_action_does_not_tell():
@@ -182,8 +185,20 @@ def test_few_responses_are_not_believed():
         before = errors(game, commitment, memory)
         best = exact.best_response(game.model(), commitment.policy)
         noise = torch.from_numpy(np.random.default_rng(0).normal(size=best.value.shape))
-        memory.reveal(commitment, best._replace(value=best.value + noise))
+        memory.reveal(commitment, best._replace(value=best.value + 0.003 * noise))
         assert torch.equal(errors(game, commitment, memory), before)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_follower_that_plans_by_another_model_is_not_believed(seed):
+    game = random_game(Recipe(seed=seed, **ONES))
+    other = random_game(Recipe(seed=seed + 100, **ONES)).model()
+    commitment = policies(game, 40)
+    memory = counted(game, commitment, torch.ones(4, 2, 3, dtype=torch.bool), 100)
+    before = errors(game, commitment, memory)
+    planned = replace(game.model(), transition=other.transition)
+    memory.reveal(commitment, exact.best_response(planned, commitment.policy))
+    assert errors(game, commitment, memory).mean() <= 1.05 * before.mean()
 
 
 def test_rewards_may_become_known_later():
@@ -212,18 +227,20 @@ def test_leaders_learn_each_from_its_own_followers():
         torch.testing.assert_close(one[0], both[m], rtol=0, atol=1e-9)
     copy = memory.of(0)
     half = Commitment(commitment.policy[:40], commitment.design[:40])
+    kept = {name: value.clone() for name, value in memory.state().items()}
     copy.reveal(half, exact.best_response(game.model(half.design), half.policy))
-    assert torch.equal(memory.model(pair).transition, both)
+    for name, value in memory.state().items():
+        assert torch.equal(value, kept[name]), name
 
 
 @pytest.mark.parametrize("discount", [0.9, 0.99])
 def test_the_level_of_values_tells_nothing(discount):
-    """All rewards higher by 100: the same rows."""
+    """All rewards higher by 1000: the same rows."""
     base = random_game(Recipe(seed=4, **ONES, follower_discount=discount)).model()
     game = TabularGame(
         base.transition,
         base.leader_reward,
-        base.follower_reward + 100,
+        base.follower_reward + 1000,
         follower_discount=discount,
         temperature=base.temperature,
     )
@@ -232,4 +249,4 @@ def test_the_level_of_values_tells_nothing(discount):
     tried[..., 1] = True
     memory = counted(game, commitment, tried, 300)
     memory.reveal(commitment, exact.best_response(game.model(), commitment.policy))
-    assert errors(game, commitment, memory)[tried].max() < 1e-2
+    assert errors(game, commitment, memory)[tried].max() < 1e-3

@@ -17,9 +17,9 @@ from scipy import stats
 from agents import ExactFollower, default_leader
 from games import discrete_toy
 from games.tabular import TabularGame
-from stackelberg import TrainConfig, cli, figures
+from stackelberg import Coordinator, TrainConfig, cli, figures
 from stackelberg.estimators import model_based
-from stackelberg.study import Kind, findings, study, write
+from stackelberg.study import Kind, Measured, findings, study, write
 
 pytestmark = pytest.mark.filterwarnings("ignore:the leader's ")
 LN2 = math.log(2)
@@ -131,16 +131,10 @@ def test_probes_and_scouts_are_not_measured(estimator, monkeypatch):
     for name in ("SCOUTS", "EXPLORING", "SEARCHING", "CLIMB"):
         monkeypatch.setattr(model_based, name, 2)
     config = TrainConfig(iterations=3, streams=1, steps=5, estimator=estimator)
-    for seeds in ((0,), (0, 1, 2)):
-        found = study(
-            discrete_toy.game(),
-            lambda seeds: default_leader(discrete_toy.game(), seeds),
-            {Kind("reset", 2): ExactFollower(2, restart="reset")},
-            config,
-            seeds,
-        )
-        for values in found[Kind("reset", 2)].values():
-            assert values.shape == (len(seeds),)
+    game, seeds = discrete_toy.game(), (0, 1, 2)
+    measured = Measured(ExactFollower(2, restart="reset"))
+    Coordinator(game, default_leader(game, seeds), measured, config, seeds=seeds).run()
+    assert [row["gap"].shape for row in measured.rows] == [(3,)] * 4
 
 
 def test_findings_have_mean_interval_and_regret():
