@@ -218,11 +218,18 @@ class Solve:
         if kept is not None:
             print(f"one of them began at the best known so far, {kept.value:.8g}")
         print(f"{what}:")
-        for row in found.parameters:
-            print(
-                "  "
-                + (" ".join(f"{p:.4f}" for p in row) if isinstance(row, list) else f"{row:.6g}")
-            )
+        for line in _listed(found.parameters):
+            print(f"  {line}")
+
+
+def _listed(parameters: list[Any]) -> list[str]:
+    """A policy's rows, or the entries of a design that are not next to nothing, by their index."""
+    if isinstance(parameters[0], list):
+        return [" ".join(f"{p:.4f}" for p in row) for row in parameters]
+    small = 1e-3 * max(map(abs, parameters))
+    lines = [f"[{i}] {p:.6g}" for i, p in enumerate(parameters) if abs(p) > small or not small]
+    rest = len(parameters) - len(lines)
+    return lines + [f"{rest} others below {small:.1g}"] * (rest > 0)
 
 
 @dataclasses.dataclass(frozen=True)

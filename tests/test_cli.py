@@ -266,6 +266,12 @@ def test_solve_in_json(capsys):
     assert 1 <= found["reached_by"] <= 4
 
 
+def test_a_design_is_listed_by_what_is_in_it():
+    assert cli._listed([0.2, 1e-9, 0.05, 0.0]) == ["[0] 0.2", "[2] 0.05", "2 others below 0.0002"]
+    assert cli._listed([0.0, 0.0]) == ["[0] 0", "[1] 0"]
+    assert cli._listed([[0.25, 0.75]]) == ["0.2500 0.7500"]
+
+
 def test_solve_in_words_keeps_its_progress_off_stdout(capsys):
     assert cli.main(["solve", "matrix", "--restarts", "4", "--steps", "20"]) == 0
     said = capsys.readouterr()

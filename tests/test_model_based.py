@@ -166,6 +166,12 @@ def test_moving_transitions_are_refused():
         run.coordinator().run()
 
 
+@pytest.mark.parametrize("optimiser", ["natural-gradient", "ppo"])
+def test_optimisers_that_would_turn_its_walk_are_refused(optimiser):
+    with pytest.raises(InputError, match=r"trust-region beside the estimator model-based.*; leave"):
+        TrainConfig(estimator="model-based", optimiser=optimiser)
+
+
 def test_it_needs_a_probe():
     leader = default_leader(TOY, (0,))
     commitment = commit(TOY, leader).detach()
