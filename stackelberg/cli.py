@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from stackelberg.config import Access, TrainConfig
+from stackelberg.config import Access, EstimatorName, TrainConfig
 from stackelberg.errors import InputError
 
 GameReference = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GAME")]
@@ -256,8 +256,8 @@ class Study:
     """Parallel streams of play per outer iteration."""
     steps: int | None = TrainConfig.steps
     """Steps of each stream per outer iteration; the game's horizon unless given."""
-    estimator: str = TrainConfig.estimator
-    """Hypergradient estimator; `stackelberg games` lists them."""
+    estimator: EstimatorName = TrainConfig.estimator
+    """Hypergradient estimator."""
     access: Access = TrainConfig.access
     """What the leader may see of the follower."""
     out: Path | None = None
