@@ -10,6 +10,7 @@ from torch import Tensor
 from stackelberg import exact, hypergradient
 from stackelberg.config import TrainConfig
 from stackelberg.critics import TabularMemory, believed_response
+from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.hypergradient import Critics
 from stackelberg.probe import Probe
@@ -30,6 +31,16 @@ class Evidence:
     noise: list[np.random.Generator] = field(default_factory=list)  # one for each leader
     probe: Probe | None = None  # for the estimators that need more than this play
     gae_lambda: float = TrainConfig.gae_lambda  # of the estimator gae alone
+
+    def probe_for(self, who: str, instead: str) -> Probe:
+        """The probe. Raises InputError without one, naming who needs it and what to use instead."""
+        if self.probe is None:
+            raise InputError(
+                f"a probe for {who}, which plays more",
+                "evidence without one",
+                f"train by the Coordinator, or use {instead}",
+            )
+        return self.probe
 
     @cached_property
     def critics(self) -> Critics:

@@ -12,7 +12,6 @@ over visits are published for designs in tables; for policies they are the same 
 import torch
 from torch import Tensor
 
-from stackelberg.errors import InputError
 from stackelberg.estimators.evidence import Evidence
 from stackelberg.estimators.signals import Signals, sums
 from stackelberg.estimators.visits import Visits, centred_between
@@ -65,17 +64,12 @@ def hpgd_oracle(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Ten
     Raises:
         InputError: without a probe.
     """
-    if evidence.probe is None:
-        raise InputError(
-            "a probe for the estimator hpgd-oracle, which plays more",
-            "evidence without one",
-            "train by the Coordinator, or use hpgd-mc",
-        )
+    probe = evidence.probe_for("the estimator hpgd-oracle", "hpgd-mc")
     uniform = torch.full_like(
         evidence.commitment.policy[0, :, 0], 1 / len(evidence.critics.policy[0])
     )
     signals = Signals(evidence, commitment)
-    far = Signals(evidence, commitment, evidence.probe.play(ORACLE_STEPS, uniform))
+    far = Signals(evidence, commitment, probe.play(ORACLE_STEPS, uniform))
     near, there, weight = Visits(signals), Visits(far), signals.discounts
     worth = weight * centred_between(_returns(far), there, near, over=there)
     summed = far.trace(centred_between(worth, near, there, over=there))

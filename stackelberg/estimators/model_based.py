@@ -58,7 +58,7 @@ class ModelBased:
             self._explore(evidence)
             self.generation += 1
         direct, indirect = expected_trace(evidence, commitment)
-        if self.generation <= EXPLORING:
+        if self.generation <= EXPLORING or not self.walking.any():
             return direct, indirect
         observed, parameters = everywhere(evidence.game), list(evidence.leader.parameters())
         best = [torch.stack(rows) for rows in zip(*map(_first, self.elites), strict=True)]
@@ -170,10 +170,4 @@ def _checked(evidence: Evidence) -> Probe:
             f"'{evidence.game.name}'",
             "use another estimator, for example expected-trace",
         )
-    if evidence.probe is None:
-        raise InputError(
-            "a probe for model-based, which plays more",
-            "evidence without one",
-            "train by the Coordinator, or use expected-trace",
-        )
-    return evidence.probe
+    return evidence.probe_for("model-based", "expected-trace")

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stackelberg.errors import InputError
 from stackelberg.estimators.evidence import Evidence
 from stackelberg.types import Commitment
 
@@ -57,12 +56,7 @@ def _differences(
     draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray],
 ) -> tuple[Tensor, Tensor]:
     """Two-sided differences along random directions, as a surrogate linear in the parameters."""
-    if evidence.probe is None:
-        raise InputError(
-            "a probe for an estimator of zeroth order, which plays more",
-            "evidence without one",
-            "train by the Coordinator, or use expected-trace",
-        )
+    probe = evidence.probe_for("an estimator of zeroth order", "expected-trace")
     parameters = list(evidence.leader.parameters())
     total = torch.zeros(evidence.leader.count, dtype=torch.float64)
     for k in range(directions):
@@ -71,7 +65,7 @@ def _differences(
             for p in parameters
         ]
         ahead, behind = (
-            evidence.probe.returns([sign * step * u for u in along], draw=k) for sign in (1, -1)
+            probe.returns([sign * step * u for u in along], draw=k) for sign in (1, -1)
         )
         slope = (ahead - behind) / (2 * step * directions)
         moved = sum(
