@@ -9,7 +9,7 @@ from torch import Tensor
 from stackelberg import exact
 from stackelberg.errors import InputError
 from stackelberg.game import Game
-from stackelberg.types import Commitment, Response
+from stackelberg.types import Commitment, TabularResponse
 
 
 class ExactFollower:
@@ -42,7 +42,9 @@ class ExactFollower:
         self._value: Tensor | None = None
 
     @torch.no_grad()
-    def best_respond(self, game: Game, commitment: Commitment, seeds: Sequence[int]) -> Response:
+    def best_respond(
+        self, game: Game, commitment: Commitment, seeds: Sequence[int]
+    ) -> TabularResponse:
         """The response to M leaders; nothing is random. The values are carried to the next call."""
         policy = commitment.policy
         model = game.model(commitment.design)
@@ -52,13 +54,14 @@ class ExactFollower:
         if self.sweeps is None:
             found = exact.best_response(model, policy, start)
             self._value = found.state_value
-            return Response(found.policy, found, gap=torch.zeros(len(policy), dtype=policy.dtype))
+            gap = torch.zeros(len(policy), dtype=policy.dtype)
+            return TabularResponse(found.policy, found, gap=gap)
         if self.restart == "reset":
             start = torch.zeros_like(start)
         self._value = exact.sweep(model, policy, start, self.sweeps, self.backups)
         action_value = exact.follower_action_value(model, self._value)
         found = exact.soft_response(model, policy, action_value)
-        return Response(found.policy, found)
+        return TabularResponse(found.policy, found)
 
     def state(self) -> dict[str, Tensor]:
         return {} if self._value is None else {"value": self._value}

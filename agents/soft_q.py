@@ -18,7 +18,7 @@ from stackelberg.errors import InputError
 from stackelberg.exact import SoftResponse
 from stackelberg.game import Game
 from stackelberg.induced import InducedMDP, freeze
-from stackelberg.types import Commitment, Response
+from stackelberg.types import Commitment, TabularResponse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,9 @@ class SoftQFollower:
         self._learners: list[Any] = []
         self._saved: dict[str, Tensor] = {}
 
-    def best_respond(self, game: Game, commitment: Commitment, seeds: Sequence[int]) -> Response:
+    def best_respond(
+        self, game: Game, commitment: Commitment, seeds: Sequence[int]
+    ) -> TabularResponse:
         """The learned response to M leaders.
 
         Args:
@@ -96,7 +98,7 @@ class SoftQFollower:
             tables.append(learner.action_value())
         action_value = torch.stack(tables).expand(*shape, -1).contiguous()  # [M, S, A, B]
         values = _soft_response(action_value, commitment.policy.detach(), game.temperature)
-        return Response(values.policy, values, steps=max(steps))
+        return TabularResponse(values.policy, values, steps=max(steps))
 
     def _start(self, game: Game, shape: tuple[int, ...]) -> None:
         """New learners, which take up a loaded state if there is one."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stackelberg.access import Response, restrict, steps_of
 from stackelberg.best_known import BestKnown
 from stackelberg.config import TrainConfig
-from stackelberg.critics import TabularMemory
+from stackelberg.critics import Memory, TabularMemory
 from stackelberg.errors import InputError
 from stackelberg.estimators import Estimator, Evidence, estimator, exact_oracle
 from stackelberg.game import Game
@@ -38,7 +39,6 @@ from stackelberg.types import (
     Commitment,
     Follower,
     Leader,
-    Response,
     check_parts,
     commit,
     everywhere,
@@ -65,7 +65,7 @@ class Coordinator:
     of the iteration, so an interrupted run that resumes ends where an uninterrupted one does.
 
     Args:
-        game: a tabular game.
+        game: the game; with tables the leader learns in tables, elsewhere by networks.
         leader: M leaders. follower: the black box.
         config: settings.
         seeds: one per leader.
@@ -110,12 +110,11 @@ class Coordinator:
         self._commitment()  # the leader fits the game, or this says why not
         known = {"game": game.name, "game_options": None, "follower": follower.name}
         self.label = known | (label or {})
-        self.memory = TabularMemory(game, leader.count)
+        self.memory = memory_of(game, leader.count, self.seeds)
         self._parameters = list(leader.parameters())
         self.region = TrustRegion(
             self._parameters, self.config.radius, self.config.max_radius, leader.rows
         )
-        self._observed = everywhere(game)
         self.iteration, self.seconds = 0, 0.0
         self.steps = {"leader": 0, "follower": 0}
         self.metrics: list[dict[str, Any]] = []
@@ -160,8 +159,7 @@ class Coordinator:
 
     def _iterate(self) -> dict[str, Any]:
         began = time.perf_counter()
-        attached = commit(self.game, self.leader)
-        commitment = attached.detach()
+        commitment = self._commitment().detach()
         response = self._respond(commitment)
         seen = play(
             self.game,
@@ -172,12 +170,14 @@ class Coordinator:
             generators=self._generators(PLAY),
         )
         self.memory.update(seen)
+        observed = everywhere(self.game) if seen.points is None else seen.points.leader
+        attached = commit(self.game, self.leader, observed)
         probe = self._probe(response)
         evidence = Evidence(
             game=self.game,
             leader=self.leader,
-            commitment=commitment,
-            response=response,
+            commitment=attached.detach(),
+            follower=restrict(response, self.config.access),
             trajectories=seen,
             memory=self.memory,
             noise=self._generators(ESTIMATOR),
@@ -185,7 +185,7 @@ class Coordinator:
             gae_lambda=self.config.gae_lambda,
         )
         direct, indirect = self._gradients(self._estimator, evidence, attached)
-        if self.iteration == 0:
+        if self.iteration == 0 and self.game.tabular:
             exact_parts = self._gradients(exact_oracle, evidence, attached)
             true = [part for parts in exact_parts for part in parts]
             warn_without_influence(evidence, [*direct, *indirect], true)
@@ -193,12 +193,10 @@ class Coordinator:
         values = evidence.critics.leader_state_value.abs().amax(-1)
         floor = VANISHED * (norm(direct) + norm(indirect)) + ROUNDING * values
         visits = evidence.critics.visitation if attached.design is None else torch.ones(1)
-        self._advance(
-            self.region, gradient, lambda: self.leader.position(self._observed), visits, floor
-        )
+        self._advance(self.region, gradient, lambda: self.leader.position(observed), visits, floor)
         self.steps["leader"] += seen.steps + probe.steps["leader"]
-        self.steps["follower"] += response.steps + probe.steps["follower"]
-        row = {"iteration": self.iteration} | iteration_row(evidence, direct, indirect)
+        self.steps["follower"] += steps_of(response) + probe.steps["follower"]
+        row = {"iteration": self.iteration} | iteration_row(evidence, response, direct, indirect)
         row |= {"radius": plain(self.region.largest)}
         row |= {f"{who}_steps": count for who, count in self.steps.items()}
         self.iteration += 1
@@ -219,8 +217,7 @@ class Coordinator:
 
     def _respond(self, commitment: Commitment) -> Response:
         seeds = [int(generator.integers(2**31)) for generator in self._generators(FOLLOWER)]
-        response = self.follower.best_respond(self.game, commitment, seeds)
-        return replace(response, access=self.config.access)
+        return self.follower.best_respond(self.game, commitment, seeds)
 
     def _probe(self, response: Response) -> Probe:
         return Probe(
@@ -228,6 +225,7 @@ class Coordinator:
             leader=self.leader,
             follower=self.follower,
             response=response,
+            access=self.config.access,
             streams=self.config.streams,
             length=self._length,
             generators=lambda draw: self._generators(PROBE, draw),
@@ -280,8 +278,9 @@ class Coordinator:
     # ------------------------------------------------------------ checkpoints
 
     def _parts(self) -> dict[str, Any]:
-        parts = {"memory": self.memory, "region": self.region, "follower": self.follower}
-        return parts | ({"estimator": self._estimator} if hasattr(self._estimator, "state") else {})
+        parts = {"memory": self.memory, "region": self.region}
+        own = {"follower": self.follower, "estimator": self._estimator}
+        return parts | {name: part for name, part in own.items() if hasattr(part, "state")}
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that the next iteration depends on."""
@@ -324,6 +323,15 @@ class Coordinator:
             owner.load(of(part))
         self.iteration, self.seconds = notes["iteration"], notes["seconds"]
         self.steps = notes["steps"]
+
+
+def memory_of(game: Game, leaders: int, seeds: Sequence[int]) -> Memory:
+    """What M leaders learn by: counts where the game has tables, else networks."""
+    if game.tabular:
+        return TabularMemory(game, leaders)
+    from stackelberg.neural import ReplayMemory
+
+    return ReplayMemory(game, leaders, seeds)
 
 
 def _gradient(surrogate: Tensor, parameters: list[Any]) -> list[Tensor]:

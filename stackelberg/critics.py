@@ -2,18 +2,44 @@
 
 from copy import copy
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from stackelberg import exact
+from stackelberg import exact, hypergradient
+from stackelberg.access import TrajectoriesAccess, policy_table, value_table
 from stackelberg.exact import SoftResponse
 from stackelberg.game import Game
+from stackelberg.hypergradient import Critics
 from stackelberg.model import TabularModel
 from stackelberg.revealed import Revealed
 from stackelberg.rollout import Trajectories
-from stackelberg.types import Commitment, Response
+from stackelberg.types import Commitment
+
+
+class Memory(Protocol):
+    """All that M leaders have seen, and what they learn from it."""
+
+    def update(self, seen: Trajectories, own: bool = True) -> None:
+        """Take in one batch of trajectories; `own` unless they are other leaders' play."""
+        ...
+
+    def critics(
+        self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories
+    ) -> Critics:
+        """The learned values, of every state, or of the points of the batch `seen`.
+
+        Args:
+            commitment: f there, constant. follower: what the leaders may see of the followers.
+        """
+        ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def load(self, state: dict[str, Tensor]) -> None: ...
+
 
 COUNTS = ("arrivals", "visits", "leader_reward", "follower_reward", "starts", "recent")
 
@@ -119,6 +145,14 @@ class TabularMemory:
             initial=self.starts / self.starts.sum(-1, keepdim=True),
         )
 
+    def critics(
+        self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories
+    ) -> Critics:
+        """Values, visitation and expected trace on the learned model, in every state."""
+        model = self.model(commitment)
+        believed = believed_response(self, model, commitment.policy, follower)
+        return hypergradient.tabular_critics(model, commitment.policy, believed)
+
     def _transitions(self) -> Tensor:
         rows = means(self.arrivals, self.visits)
         if self.revealed is None:
@@ -195,7 +229,7 @@ def means(sums: Tensor, visits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def believed_response(
-    memory: TabularMemory, model: TabularModel, policy: Tensor, response: Response
+    memory: TabularMemory, model: TabularModel, policy: Tensor, follower: TrajectoriesAccess
 ) -> SoftResponse:
     """The follower's behaviour and values as the leader knows or estimates them.
 
@@ -203,11 +237,13 @@ def believed_response(
     policy evaluation on the learned model. At access `trajectories` g is estimated: the actions of
     the last batch, on top of `PRIOR` pseudo-counts of the soft best response to the learned model.
     """
-    if response.access == "value":
-        return response.value
-    if response.access == "policy":
-        behaviour = response.policy
-    else:
+    leaders, _, actions, _ = memory.shape
+    if follower.level != "trajectories":
+        behaviour = policy_table(follower, memory.game, leaders, actions)
+    if follower.level == "value":
+        value = value_table(follower, memory.game, leaders, actions)
+        return SoftResponse(behaviour, value, (policy * value).sum(-1))
+    if follower.level == "trajectories":
         prior = exact.best_response(model, policy).policy
         counts = memory.recent
         if not model.follower_observes_action:

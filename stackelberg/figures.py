@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from stackelberg import exact
 from stackelberg.game import Game
 from stackelberg.run_directory import write_atomically
-from stackelberg.types import Commitment, Response
+from stackelberg.types import Commitment, TabularResponse
 
 NO_GAP = 1e-9  # relative gaps below it are drawn as none
 
@@ -129,10 +129,12 @@ def _panels(count: int, width: float, height: float) -> list[Any]:
 
 
 @torch.no_grad()
-def visits(game: Game, commitment: Commitment, response: Response, leader: int = 0) -> np.ndarray:
+def visits(
+    game: Game, commitment: Commitment, response: TabularResponse, leader: int = 0
+) -> np.ndarray:
     """The exact discounted visitation [S] of one leader and its follower."""
     model = game.model(commitment.design)
-    found = exact.visitation(model, commitment.policy, response.behaviour)
+    found = exact.visitation(model, commitment.policy, response.policy)
     return found[leader].numpy()
 
 

@@ -1,6 +1,7 @@
 """The contract of a leader-follower game, written once, batched, in torch."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from stackelberg.errors import InputError
 from stackelberg.model import TabularModel, check_settings
+from stackelberg.vector import VectorGame, VectorSteps
 
 ROUNDING = 1e-5  # of its size, by which an action in single precision may leave its space
 
@@ -72,7 +74,7 @@ class Game(ABC):
 
     leader_space: spaces.Space
     follower_space: spaces.Space
-    observation_space: spaces.Box  # of the state, for both players
+    observation_space: spaces.Box  # of what both see of the state; the follower's may be another
 
     def __init__(
         self,
@@ -126,7 +128,37 @@ class Game(ABC):
 
     @abstractmethod
     def observe(self, state: Tensor) -> Tensor:
-        """What both players see of the state: [n, d] float32, inside `observation_space`."""
+        """What is seen of the state: [n, d] float32, inside `observation_space`."""
+
+    @cached_property
+    def follower_observation_space(self) -> spaces.Box:
+        """What the follower sees of the state: what the leader sees, unless it is set."""
+        return self.observation_space
+
+    def follower_observe(self, state: Tensor) -> Tensor:
+        """What the follower sees of the state, [n, d'] float32."""
+        return self.observe(state)
+
+    @property
+    def observes_apart(self) -> bool:
+        """Does the follower see something else of the state than the leader?"""
+        return type(self).follower_observe is not Game.follower_observe
+
+    def vector(
+        self, copies: int, generator: torch.Generator, limit: int | None = None
+    ) -> VectorGame:
+        """Copies of the game side by side.
+
+        Args:
+            copies: how many. generator: all randomness.
+            limit: steps after which an episode is cut off; the horizon unless given.
+        """
+        return VectorSteps(self, copies, generator, limit)
+
+    @property
+    def tabular(self) -> bool:
+        """Has the game tables?"""
+        return type(self).model is not Game.model
 
     def model(self, design: Tensor | None = None) -> TabularModel:
         """The game in arrays, for the designs [M, d] of M leaders if the leader moves once.
@@ -142,7 +174,7 @@ class Game(ABC):
 
     def require_tables(self) -> None:
         """Raise InputError unless the game has tables."""
-        if type(self).model is Game.model:
+        if not self.tabular:
             self.model()
 
     def simulated_model(self, design: Tensor | None = None) -> TabularModel:

@@ -286,20 +286,39 @@ def follower_benefit(
     return (policy.unsqueeze(-1) * benefit).sum(-2, keepdim=True).expand(benefit.shape)
 
 
-def direct_surrogate(critics: Critics, model: TabularModel, policy: Tensor) -> Tensor:
+def surrogates(critics: Critics, model: TabularModel, policy: Tensor) -> tuple[Tensor, Tensor]:
+    """The direct and the indirect part of the hypergradient, as gradients of [M] each.
+
+    `direct_surrogate` and `indirect_surrogate` with the action values of the model, values of s'
+    held fixed, so that a design's rewards and transitions are attached; and sum_s mu(s) V_L(s).
+    """
+    state_value = critics.leader_state_value
+    leader = model.leader_reward + model.leader_discount * expected_next(model, state_value)
+    follower = follower_action_value(model, critics.follower_state_value)
+    start = (model.initial * state_value).sum(-1)
+    observes = model.follower_observes_action
+    return (
+        start + direct_surrogate(critics, policy, leader),
+        indirect_surrogate(critics, policy, follower, model.temperature, observes),
+    )
+
+
+def direct_surrogate(critics: Critics, policy: Tensor, action_value: Tensor) -> Tensor:
     """[M] whose gradient is the leader's own policy (and design) gradient, the follower held fixed.
 
-    sum_s mu V_L + sum_sab d(s) f(a|s) g(b|s,a) [ r_L + gamma_L sum_s' P V_L(s') ], where mu, f,
-    r_L and P are attached to the leader's parameters and everything else is constant.
+    sum_sab d(s) f(a|s) g(b|s,a) Q(s,a,b), where f and Q are attached to the leader's parameters and
+    everything else is constant.
+
+    Args:
+        action_value: Q_L(s,a,b) = r_L + gamma_L sum_s' P V_L(s') [M, S, A, B].
     """
-    next_value = expected_next(model, critics.leader_state_value)
-    target = model.leader_reward + model.leader_discount * next_value
-    start = (model.initial * critics.leader_state_value).sum(-1)
-    per_state = (policy * (critics.response * target).sum(-1)).sum(-1)
-    return start + (critics.visitation * per_state).sum(-1)
+    per_state = (policy * (critics.response * action_value).sum(-1)).sum(-1)
+    return (critics.visitation * per_state).sum(-1)
 
 
-def indirect_surrogate(critics: Critics, model: TabularModel, policy: Tensor) -> Tensor:
+def indirect_surrogate(
+    critics: Critics, policy: Tensor, action_value: Tensor, temperature: float, observes: bool
+) -> Tensor:
     """[M] whose gradient is the part of the hypergradient that runs through the follower.
 
     With w(s,a,b) = g(b|s,a) [c(s) + d(s) delta(s,a,b)] and q_F = r_F + gamma_F sum_s' P V_F(s'),
@@ -307,18 +326,21 @@ def indirect_surrogate(critics: Critics, model: TabularModel, policy: Tensor) ->
 
         (1/beta) { sum_sa c(s) f(a|s) V_F(s,a) + sum_sab fbar(a|s) w(s,a,b) q_F(s,a,b) },
 
-    one that does not gives (1/beta) sum_sab f(a|s) w(s,a,b) q_F(s,a,b). Attached are f, r_F and
-    P; fbar is the constant copy of f.
+    one that does not gives (1/beta) sum_sab f(a|s) w(s,a,b) q_F(s,a,b). Attached are f and q_F;
+    fbar is the constant copy of f.
+
+    Args:
+        action_value: q_F(s,a,b) = r_F + gamma_F sum_s' P V_F(s') [M, S, A, B].
+        observes: does the follower see the leader's action?
     """
     trace = critics.trace[..., None, None]
     visits = critics.visitation[..., None, None]
     weight = critics.response * (trace + visits * critics.benefit)
-    action_value = follower_action_value(model, critics.follower_state_value)
-    if not model.follower_observes_action:
-        return (policy.unsqueeze(-1) * weight * action_value).sum((-3, -2, -1)) / model.temperature
+    if not observes:
+        return (policy.unsqueeze(-1) * weight * action_value).sum((-3, -2, -1)) / temperature
     arrived = (critics.trace * (policy * critics.follower_value).sum(-1)).sum(-1)
     moved = (critics.policy.unsqueeze(-1) * weight * action_value).sum((-3, -2, -1))
-    return (arrived + moved) / model.temperature
+    return (arrived + moved) / temperature
 
 
 def exchange_rate(critics: Critics, temperature: float) -> Tensor:

@@ -40,10 +40,14 @@ def freeze(commitment: Commitment, leader: int = 0) -> FrozenLeader:
     if commitment.design is not None:
         design = commitment.design[leader].detach()
         return lambda observation, _: design.expand(len(observation), -1)
-    policy = commitment.policy[leader].detach()
+    policy, rule = commitment.policy[leader].detach(), commitment.rule
 
+    @torch.no_grad()
     def draw(observation: Tensor, generator: torch.Generator) -> Tensor:
-        odds = observation.to(policy) @ policy  # [n, A]: rows of the table, by one-hot state
+        if rule is not None:
+            odds = rule(observation)[leader].exp()
+        else:
+            odds = observation.to(policy) @ policy  # [n, A]: rows of the table, by one-hot state
         return torch.multinomial(odds, 1, generator=generator).squeeze(1)
 
     return draw
@@ -55,7 +59,7 @@ def induced_observation_space(game: Game) -> spaces.Box:
     Raises:
         InputError: if the follower observes a leader action that is neither Discrete nor Box.
     """
-    state = game.observation_space
+    state = game.follower_observation_space
     if not _shows_action(game):
         return spaces.Box(state.low, state.high, dtype=np.float32)
     if isinstance(game.leader_space, spaces.Discrete):
@@ -100,7 +104,8 @@ class InducedMDP:
         self.game, self.leader, self.copies, self.generator = game, leader, copies, generator
         self.observation_space = induced_observation_space(game)
         self.action_space = game.follower_space
-        self.reset()
+        self._vector = game.vector(copies, generator)
+        self._announce()
 
     def reset(self, which: Tensor | None = None) -> Tensor:
         """Start new episodes in the copies `which` (a mask [n] bool), or in all of them.
@@ -108,44 +113,52 @@ class InducedMDP:
         Returns:
             The present observations of all copies, [n, d].
         """
+        self._vector.reset(which)
         if which is None:
-            self._state = self.game.initial(self.copies, self.generator)
-            self._time = torch.zeros(self.copies, dtype=torch.long)
             self._announce()
-            return self.observation
-        count = int(which.sum())
-        if count:
-            self._state, self._time = self._state.clone(), self._time.clone()
-            self._state[which] = self.game.initial(count, self.generator)
-            self._time[which] = 0
-            seen, action = self._draw(self._state[which])
+        elif which.any():
+            seen, action = self._draw(which)
             self._action, self.observation = self._action.clone(), self.observation.clone()
             self._action[which], self.observation[which] = action, seen
         return self.observation
 
     def step(self, action: Tensor) -> InducedStep:
         """One step of all copies, by follower actions [n] (or [n, d] in a Box)."""
-        outcome = self.game.step(self._state, self._action, action, self.generator)
-        self._state, self._time = outcome.state, self._time + 1
+        outcome = self._vector.step(self._action, action)
         self._announce()
-        over = outcome.terminated
-        late = (self._time >= self.game.horizon) & ~over
-        return InducedStep(self.observation, outcome.follower_reward, over, late)
+        over = outcome.terminated | self._vector.follower_out
+        return InducedStep(
+            self.observation, outcome.follower_reward, over, outcome.truncated & ~over
+        )
 
     def _announce(self) -> None:
         """The leader moves in every copy."""
-        self.observation, self._action = self._draw(self._state)
+        self.observation, self._action = self._draw(slice(None))
 
-    def _draw(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """What the follower sees [n, d] and the leader's actions, in the given states."""
-        seen = self.game.observe(state)
-        action = self.leader(seen, self.generator)
-        if not _shows_action(self.game):
-            return seen, action
-        shown = action
-        if isinstance(self.game.leader_space, spaces.Discrete):
-            shown = torch.nn.functional.one_hot(action, int(self.game.leader_space.n))
-        return torch.cat([seen, shown.to(seen)], -1), action
+    def _draw(self, which: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """What the follower sees [n, d] and the leader's actions, in some of the copies.
+
+        The action of a leader that has left is shown as zeros.
+        """
+        vector = self._vector
+        action = self.leader(vector.leader_observation[which], self.generator)
+        seen, out = vector.follower_observation[which], vector.leader_out[which]
+        return with_action(self.game, seen, action, out), action
+
+
+def with_action(game: Game, observation: Tensor, leader_action: Tensor, out: Tensor) -> Tensor:
+    """What the follower meets: its observation [..., d'] and, if it is shown, the leader's action.
+
+    Args:
+        leader_action: [...] or [..., k]. out: [...] bool, where no action was taken: zeros.
+    """
+    if not _shows_action(game):
+        return observation
+    shown = leader_action
+    if isinstance(game.leader_space, spaces.Discrete):
+        shown = torch.nn.functional.one_hot(leader_action, int(game.leader_space.n))
+    shown = torch.where(out.unsqueeze(-1), 0.0, shown.to(observation))
+    return torch.cat([observation, shown], -1)
 
 
 class InducedEnv(gymnasium.Env):

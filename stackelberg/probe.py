@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
+from stackelberg.access import Response, TrajectoriesAccess, restrict, state_of, steps_of
+from stackelberg.config import Access
 from stackelberg.game import Game
 from stackelberg.rollout import Trajectories, play
-from stackelberg.types import Commitment, Follower, Leader, Response, commit
+from stackelberg.types import Commitment, Follower, Leader, commit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,7 @@ class Probe:
     leader: Leader
     follower: Follower
     response: Response  # the present one
+    access: Access  # of the leader to other ones
     streams: int  # of the play whose returns are taken
     length: int  # steps of each of them
     generators: Callable[[int], list[np.random.Generator]]  # of a draw, one for each leader
@@ -51,10 +54,10 @@ class Probe:
                 generators=generators,
             )
         self.steps["leader"] += seen.steps
-        self.steps["follower"] += response.steps
+        self.steps["follower"] += steps_of(response)
         return seen.first_returns(seen.leader_reward, self.game.leader_discount).mean(-1)
 
-    def scout(self, scouts: Leader) -> tuple[Response, Trajectories]:
+    def scout(self, scouts: Leader) -> tuple[TrajectoriesAccess, Trajectories]:
         """Other leaders' play: each meets a follower that answers it, for one stream of an episode.
 
         Args:
@@ -75,9 +78,9 @@ class Probe:
             generators=generators,
         )
         self.steps["leader"] += each * seen.steps
-        self.steps["follower"] += each * response.steps
-        own = {name: value.view(self.leader.count, each, -1) for name, value in vars(seen).items()}
-        return response, Trajectories(**own)
+        self.steps["follower"] += each * steps_of(response)
+        own = seen.map(lambda part: part.view(self.leader.count, each, -1))
+        return restrict(response, self.access), own
 
     def play(self, steps: int, initial: Tensor, draw: int = 0) -> Trajectories:
         """At least `steps` steps of the present leaders and response, from elsewhere.
@@ -101,12 +104,12 @@ class Probe:
     def _answer(self, commitment: Commitment, generators: list[np.random.Generator]) -> Response:
         """The followers' best response; afterwards they are what they were."""
         seeds = [int(generator.integers(2**31)) for generator in generators]
-        state = {name: value.clone() for name, value in self.follower.state().items()}
+        state = {name: value.clone() for name, value in state_of(self.follower).items()}
         try:
-            response = self.follower.best_respond(self.game, commitment, seeds)
+            return self.follower.best_respond(self.game, commitment, seeds)
         finally:
-            self.follower.load(state)
-        return replace(response, access=self.response.access)
+            if hasattr(self.follower, "load"):
+                self.follower.load(state)
 
     @contextmanager
     def _displaced(self, displacements: Sequence[Tensor]) -> Iterator[None]:

@@ -20,6 +20,7 @@ def progress_bar(title: str, iterations: int, optimum: float | None = None) -> I
 
         def report(row: dict[str, Any]) -> None:
             value = row["leader_objective"]
+            value = row["leader_return"] if value is None else value
             mean = sum(value) / len(value) if isinstance(value, list) else value
             show(row["iteration"] + 1, iterations, f"leader return {mean:.4g}{goal}")
 

@@ -1,19 +1,41 @@
 """Play: a leader and a follower's response in, trajectories out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
+from stackelberg.access import Response
+from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.model import TabularModel
-from stackelberg.types import Commitment, Response
+from stackelberg.types import Commitment, TabularResponse
+from stackelberg.vector import VectorGame
+
+
+class Points(NamedTuple):
+    """What was observed of states, at n points for each of M leaders.
+
+    Those of N streams of T steps are n = 2 N T: the states of all steps in the order of [N, T],
+    then where those steps led, in the same order.
+    """
+
+    leader: Tensor  # [M, n, d] float32
+    follower: Tensor  # [M, n, d'] float32
+    leader_out: Tensor  # [M, n] bool: it had left
+    follower_out: Tensor  # [M, n] bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectories:
-    """What M leaders saw in N streams of T steps each; a stream starts anew after an ending."""
+    """What M leaders saw in N streams of T steps each; a stream starts anew after an ending.
+
+    A state is an index, in a game without tables that of the step's own point.
+    """
 
     state: Tensor  # [M, N, T] index
     leader_action: Tensor  # [M, N, T] index; 0 under a design
@@ -23,6 +45,7 @@ class Trajectories:
     next_state: Tensor  # [M, N, T] index, the one arrived in, also at an ending
     terminated: Tensor  # [M, N, T] bool: ended by the rules
     time: Tensor  # [M, N, T] steps since the episode's start; 0 starts a new episode
+    points: Points | None = None  # in a game without tables, what the states were observed to be
 
     @property
     def steps(self) -> int:
@@ -39,6 +62,15 @@ class Trajectories:
         """Last steps that the stream's end or the time limit makes so, not the rules: [M, N, T]."""
         goes_on = torch.nn.functional.pad(self.time[..., 1:] != 0, (0, 1))
         return ~(goes_on | self.terminated)
+
+    def parts(self) -> dict[str, Tensor]:
+        """Everything but the points, each [M, N, T]."""
+        return {name: part for name, part in vars(self).items() if name != "points"}
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Trajectories":
+        """The change made to every part; there are no points afterwards."""
+        parts: dict[str, Any] = {name: change(part) for name, part in self.parts().items()}
+        return Trajectories(**parts)
 
     def first_returns(self, reward: Tensor, discount: float) -> Tensor:
         """Discounted return of every stream's first episode, [M, N]."""
@@ -57,18 +89,35 @@ def play(
     horizon: int | None = None,
     initial: Tensor | None = None,
 ) -> Trajectories:
-    """Sample trajectories of a tabular game under commitments and responses.
+    """Sample trajectories under commitments and responses.
 
-    State, both actions and the next state are one draw from a joint table, so a time step is a
-    binary search over all streams of all leaders at once.
+    Where game and response have tables, state, both actions and the next state are one draw from a
+    joint table, so a time step is a binary search over all streams of all leaders at once, and a
+    leader's trajectories depend on its own generator alone. Elsewhere the game is stepped.
 
     Args:
         commitment, response: of M leaders.
         streams, steps: N and T.
-        generators: one for each leader; a leader's trajectories depend on its own alone.
+        generators: one for each leader.
         horizon: the time limit; the game's own unless given.
-        initial: distribution of the first state, [S] or [M, S]; the game's own unless given.
+        initial: in tables, the distribution of the first state, [S] or [M, S]; the game's own
+            unless given.
+
+    Raises:
+        InputError: for a reward that is not finite, or a response whose actions do not fit.
     """
+    limit = game.horizon if horizon is None else horizon
+    if not (game.tabular and isinstance(response, TabularResponse)):
+        if initial is not None:
+            raise InputError(
+                "a follower that responds in tables, where play is to start elsewhere",
+                type(response).__name__,
+                "use another estimator, for example expected-trace",
+            )
+        drawn = np.random.SeedSequence([int(g.integers(2**63)) for g in generators])
+        generator = torch.Generator().manual_seed(int(drawn.generate_state(1, np.uint64)[0] >> 1))
+        vector = game.vector(len(generators) * streams, generator, limit)
+        return _stepped(game, vector, commitment, response, len(generators), steps)
     model = game.simulated_model(commitment.design).detach()
     shape = (len(generators), model.states, model.leader_actions, model.follower_actions)
     first = model.initial if initial is None else initial
@@ -77,7 +126,7 @@ def play(
         _chain(model, commitment, response),
         _invert(first.expand(shape[:2]).numpy(), noise[0]),
         noise[1:],
-        game.horizon if horizon is None else horizon,
+        limit,
     )
     state, outcome, over, time = (
         torch.from_numpy(part).movedim(0, -1).contiguous()
@@ -118,9 +167,89 @@ def _walk(
     return state, outcome, over, time
 
 
-def _chain(model: TabularModel, commitment: Commitment, response: Response) -> "_Chain":
+@torch.no_grad()
+def _stepped(
+    game: Game,
+    vector: VectorGame,
+    commitment: Commitment,
+    response: Response,
+    leaders: int,
+    steps: int,
+) -> Trajectories:
+    """`play` by stepping copies of the game [M N]."""
+    rows, over = [], torch.zeros(vector.copies, dtype=torch.bool)
+    time = torch.zeros(vector.copies, dtype=torch.long)
+    for _ in range(steps):
+        if over.any():
+            vector.reset(over)
+            time = torch.where(over, 0, time)
+        before = _observed(vector)
+        seen = [part.unflatten(0, (leaders, -1)) for part in before]
+        ours = commitment.act(seen[0], vector.generator)
+        theirs = response.sample(seen[1], ours, vector.generator)
+        _check_actions(game, response, theirs, seen[1])
+        moved = vector.step(ours.flatten(0, 1), theirs.flatten(0, 1))
+        over = moved.terminated | moved.truncated
+        chosen = torch.zeros(ours.shape[:2], dtype=torch.long) if ours.dim() > 2 else ours
+        actions = chosen.flatten(), theirs.flatten(0, 1)
+        rows.append((*before, *_observed(vector), *actions, time, *moved))
+        time = time + 1
+    columns = [
+        torch.stack(column, 1).unflatten(0, (leaders, -1))
+        for column in zip(*rows, strict=True)  # [M, N, T, ...]
+    ]
+    states, arrivals = columns[:4], columns[4:8]
+    ours, theirs, clock, leader_reward, follower_reward, terminated, _ = columns[8:]
+    points = None
+    if game.tabular:
+        state, arrived = states[0].argmax(-1), arrivals[0].argmax(-1)
+    else:
+        pairs = zip(states, arrivals, strict=True)
+        points = Points(*(torch.cat([x.flatten(1, 2) for x in pair], 1) for pair in pairs))
+        state = torch.arange(clock[0].numel()).view_as(clock[0]).expand_as(clock)
+        arrived = state + clock[0].numel()
+    return Trajectories(
+        state=state,
+        leader_action=ours,
+        follower_action=theirs,
+        leader_reward=leader_reward.double(),
+        follower_reward=follower_reward.double(),
+        next_state=arrived,
+        terminated=terminated,
+        time=clock,
+        points=points,
+    )
+
+
+def _observed(vector: VectorGame) -> tuple[Tensor, ...]:
+    return (
+        vector.leader_observation,
+        vector.follower_observation,
+        vector.leader_out,
+        vector.follower_out,
+    )
+
+
+def _check_actions(game: Game, response: Response, actions: Tensor, seen: Tensor) -> None:
+    """Raise InputError unless a follower's actions fit its observations [M, n, d]."""
+    space = game.follower_space
+    fits = isinstance(actions, Tensor) and actions.shape[:2] == seen.shape[:2]
+    if fits and isinstance(space, spaces.Discrete):
+        inside = actions.dim() == 2 and not actions.is_floating_point()
+        fits = inside and bool(((actions >= 0) & (actions < int(space.n))).all())
+    if not fits:
+        what = f"a tensor of shape {list(actions.shape)}" if isinstance(actions, Tensor) else ""
+        raise InputError(
+            f"a follower whose sample() gives an action in {space} for each of "
+            f"{list(seen.shape[:2])} observations",
+            what or type(actions).__name__,
+            f"see sample() of {type(response).__name__}",
+        )
+
+
+def _chain(model: TabularModel, commitment: Commitment, response: TabularResponse) -> "_Chain":
     """The joint draw that model, leaders and followers make."""
-    weight = commitment.policy.detach().unsqueeze(-1) * response.behaviour  # [M, S, A, B]
+    weight = commitment.policy.detach().unsqueeze(-1) * response.policy  # [M, S, A, B]
     total, share = model.transition, None
     if model.ending is not None:
         total = total + model.ending

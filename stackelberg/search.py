@@ -158,9 +158,8 @@ class _Ascent:
         best = exact.best_response(known, policy, self.start, self.tolerance)
         self.start = best.state_value
         critics = hypergradient.tabular_critics(known, policy, best)
-        surrogate = hypergradient.direct_surrogate(critics, model, commitment.policy)
-        surrogate = surrogate + hypergradient.indirect_surrogate(critics, model, commitment.policy)
-        return critics.objective, torch.autograd.grad(surrogate.sum(), self.parameters)
+        direct, indirect = hypergradient.surrogates(critics, model, commitment.policy)
+        return critics.objective, torch.autograd.grad((direct + indirect).sum(), self.parameters)
 
 
 class Best:

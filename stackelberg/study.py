@@ -21,7 +21,7 @@ from stackelberg.game import Game
 from stackelberg.process import interrupts
 from stackelberg.run_directory import to_json, write_atomically
 from stackelberg.summary import half_widths
-from stackelberg.types import Commitment, Follower, Leader, Response
+from stackelberg.types import Commitment, Follower, Leader, TabularResponse
 
 WINDOW = 10  # a result is the median over the last one in so many commitments
 
@@ -94,28 +94,31 @@ class Measured:
     """
 
     def __init__(self, follower: Follower) -> None:
-        self.follower, self.name = follower, follower.name
+        self.follower: Any = follower  # that responds in tables and has a state
+        self.name = follower.name
         self.rows: list[dict[str, Tensor]] = []  # measures [M] of every answer
         self._best: Tensor | None = None
         self._kept = 0  # answers before the last `state`
 
     @torch.no_grad()
-    def best_respond(self, game: Game, commitment: Commitment, seeds: Sequence[int]) -> Response:
-        response = self.follower.best_respond(game, commitment, seeds)
+    def best_respond(
+        self, game: Game, commitment: Commitment, seeds: Sequence[int]
+    ) -> TabularResponse:
+        response: TabularResponse = self.follower.best_respond(game, commitment, seeds)
         model, policy = game.model(commitment.design), commitment.policy
         start = self._best
         if start is not None and start.shape != policy.shape[:-1]:
             start = None
         best = exact.best_response(model, policy, start)
         self._best = best.state_value
-        own = exact.follower_values(model, policy, response.behaviour)
+        own = exact.follower_values(model, policy, response.policy)
         value, highest = ((model.initial * v).sum(-1) for v in (own, best.state_value))
         gap = (highest - value).clamp(min=0.0)
         self.rows.append(
             {
                 "gap": gap,
                 "relative_gap": gap / highest.abs(),
-                "against_response": exact.leader_return(model, policy, response.behaviour),
+                "against_response": exact.leader_return(model, policy, response.policy),
                 "exact": exact.leader_return(model, policy, best.policy),
             }
         )

@@ -10,12 +10,13 @@ from scipy import stats
 from torch import Tensor
 
 from stackelberg import exact
+from stackelberg.access import Response
 from stackelberg.best_known import BestKnown, beats, own_optimum
 from stackelberg.estimators import Evidence
 from stackelberg.game import Game
 from stackelberg.rollout import Trajectories
 from stackelberg.trust_region import inner, norm
-from stackelberg.types import Commitment, Response
+from stackelberg.types import Commitment, TabularResponse
 
 ROUNDING = 1e-12  # of the leader's values: a hypergradient no longer than this is none
 VANISHED = 1e-9  # of direct plus indirect term: where they cancel this far, nothing is left
@@ -27,19 +28,23 @@ PACKAGES = ("stackelberg", "torch", "numpy", "pettingzoo", "tianshou")
 
 @torch.no_grad()
 def iteration_row(
-    evidence: Evidence, direct: list[Tensor], indirect: list[Tensor]
+    evidence: Evidence, response: Response, direct: list[Tensor], indirect: list[Tensor]
 ) -> dict[str, Any]:
     """What one outer iteration is measured by; numbers for one leader, lists for many.
 
     `leader_return` and `follower_return` are of the sampled episodes, cut by the time limit;
     `leader_estimate` is what the leader believes its objective to be; `leader_objective` and
-    `follower_gap` read the true model and are for the eye only. Both `leader_return` and
+    `follower_gap` read the true model and are for the eye only; None where there are no tables to
+    read, but for a gap that the follower itself has measured. Both `leader_return` and
     `leader_objective` are against the follower's present response, not its best one. `env_steps`
     of the summary is the last row's `leader_steps` and `follower_steps`: so far, per leader.
     """
     game, commitment, seen = evidence.game, evidence.commitment, evidence.trajectories
-    model, g = game.model(commitment.design), evidence.response.behaviour
-    gap = evidence.response.gap
+    objective, gap = None, getattr(response, "gap", None)
+    if game.tabular and isinstance(response, TabularResponse):
+        model, g = game.model(commitment.design), response.policy
+        objective = exact.leader_return(model, commitment.policy, g)
+        gap = exact.follower_gap(model, commitment.policy, g) if gap is None else gap
     direct_norm, indirect_norm = norm(direct), norm(indirect)
     product = direct_norm * indirect_norm
     columns = {
@@ -48,14 +53,14 @@ def iteration_row(
             -1
         ),
         "leader_estimate": evidence.critics.objective,
-        "leader_objective": exact.leader_return(model, commitment.policy, g),
-        "follower_gap": exact.follower_gap(model, commitment.policy, g) if gap is None else gap,
+        "leader_objective": objective,
+        "follower_gap": gap,
         "direct_norm": direct_norm,
         "indirect_norm": indirect_norm,
         "cosine": inner(direct, indirect) / torch.where(product > 0, product, 1.0),
         "entropy": torch.special.entr(commitment.policy).sum(-1).mean(-1),
     }
-    return {name: plain(column) for name, column in columns.items()}
+    return {name: _maybe(column) for name, column in columns.items()}
 
 
 @torch.no_grad()
@@ -72,19 +77,28 @@ def evaluation(
     Of the leader's return, `mean` is sampled against the follower's final response and
     `against_response` is what it estimates, computed exactly; `exact` is the objective, against the
     exact best response. The two differ as far as the follower has a gap. The regret is that of the
-    leader: optimum less `exact`, whatever the follower's gap.
+    leader: optimum less `exact`, whatever the follower's gap. Without tables there are no exact
+    numbers (None), and the regret is optimum less `mean`.
     """
-    model = game.model(commitment.design)
-    value = exact.objective(model, commitment.policy)
-    met = exact.leader_return(model, commitment.policy, response.behaviour)
+    gap, value, met = getattr(response, "gap", None), None, None
+    if game.tabular:
+        model = game.model(commitment.design)
+        value = exact.objective(model, commitment.policy)
+        if isinstance(response, TabularResponse):
+            met = exact.leader_return(model, commitment.policy, response.policy)
+            gap = exact.follower_gap(model, commitment.policy, response.policy)
     leader = seen.first_returns(seen.leader_reward, game.leader_discount)
     follower = seen.first_returns(seen.follower_reward, game.follower_discount)
     return {
         "leader_return": interval(leader, horizon)
-        | {"exact": plain(value), "against_response": plain(met)},
+        | {"exact": _maybe(value), "against_response": _maybe(met)},
         "follower_return": interval(follower, horizon),
-        **standing(game, commitment, value, best_known),
-        "follower_gap": plain(exact.follower_gap(model, commitment.policy, response.behaviour)),
+        **(
+            _unsure(game.optimum, leader.mean(-1))
+            if value is None
+            else standing(game, commitment, value, best_known)
+        ),
+        "follower_gap": _maybe(gap),
     }
 
 
@@ -107,6 +121,13 @@ def standing(
         best_known.offer(game, rows[int(best)], "train")
     regret = None if optimum is None else plain((optimum - value).clamp(min=0.0))
     return {"optimum": optimum, "optimum_source": source, "regret": regret, "new_best": new_best}
+
+
+def _unsure(optimum: float | None, value: Tensor) -> dict[str, Any]:
+    """`standing` of sampled mean returns [M], which prove no new best."""
+    regret = None if optimum is None else plain((optimum - value).clamp(min=0.0))
+    source = None if optimum is None else "game"
+    return {"optimum": optimum, "optimum_source": source, "regret": regret, "new_best": False}
 
 
 def warn_without_influence(evidence: Evidence, found: list[Tensor], true: list[Tensor]) -> None:
@@ -175,6 +196,10 @@ def half_widths(samples: Tensor) -> list[float] | list[None]:
 def versions() -> dict[str, str]:
     """Versions of what results depend on."""
     return {name: metadata.version(name) for name in PACKAGES}
+
+
+def _maybe(column: Tensor | None) -> float | list[float] | None:
+    return None if column is None else plain(column)
 
 
 def plain(column: Tensor) -> float | list[float]:

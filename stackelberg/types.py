@@ -8,7 +8,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from stackelberg.config import Access, TrainConfig
+from stackelberg.access import Response
+from stackelberg.config import TrainConfig
 from stackelberg.errors import InputError
 from stackelberg.exact import SoftResponse
 from stackelberg.game import ROUNDING, Budget, Game
@@ -26,7 +27,8 @@ class Leader(Protocol):
     def position(self, observation: Tensor) -> Tensor:
         """Log-probabilities [M, n, K] whose KL tells how far the leader moves in a step.
 
-        A leader that moves at every step has one row for each of the n observations [n, d].
+        A leader that moves at every step has one row for each of the n observations, [n, d] or
+        each leader's own [M, n, d].
         """
         ...
 
@@ -40,7 +42,7 @@ class PolicyLeader(Leader, Protocol):
     """Moves at every step."""
 
     def log_policy(self, observation: Tensor) -> Tensor:
-        """log f(a|s): [M, n, A] in float64, from n observations [n, d]."""
+        """log f(a|s): [M, n, A] in float64, from observations [n, d] or each leader's [M, n, d]."""
         ...
 
 
@@ -54,16 +56,33 @@ class DesignLeader(Leader, Protocol):
 
 
 class Commitment(NamedTuple):
-    """What M leaders have committed to, as tables; attached to their parameters."""
+    """What M leaders have committed to; attached to their parameters.
+
+    In a game without tables the policy is given at n points that were met in play (none before
+    it), and `rule` tells it anywhere.
+    """
 
     policy: Tensor  # [M, S, A] f(a|s); all ones with A = 1 under a design
-    design: Tensor | None  # [M, d], None for a leader that moves at every step
+    design: Tensor | None = None  # [M, d], None for a leader that moves at every step
+    rule: Callable[[Tensor], Tensor] | None = None  # log f(a|s) [M, n, A] of what is observed
+    # there, [n, d] or [M, n, d]; None in a game with tables
 
     def detach(self) -> "Commitment":
         """The same numbers without a gradient."""
-        return Commitment(
-            self.policy.detach(), None if self.design is None else self.design.detach()
-        )
+        design = None if self.design is None else self.design.detach()
+        return Commitment(self.policy.detach(), design, self.rule)
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """The leaders' actions [M, n] (designs [M, n, d]) on observations [M, n, d]."""
+        leaders, count = observation.shape[:2]
+        if self.design is not None:
+            return self.design[:, None].expand(-1, count, -1)
+        if self.rule is None:
+            odds = observation.to(self.policy) @ self.policy  # rows of the table, by one-hot state
+        else:
+            odds = self.rule(observation).exp()
+        return torch.multinomial(odds.flatten(0, 1), 1, generator=generator).view(leaders, count)
 
 
 def everywhere(game: Game) -> Tensor:
@@ -94,14 +113,18 @@ def check_parts(game: Any, leader: Any, follower: Any, config: Any) -> None:
             raise InputError(f"a {name} object", f"{given!r}", fix)
 
 
-def commit(game: Game, leader: Leader) -> Commitment:
-    """The leader's commitment in a tabular game.
+def commit(game: Game, leader: Leader, points: Tensor | None = None) -> Commitment:
+    """The leader's commitment.
+
+    Args:
+        points: in a game without tables, observations [M, n, d] at which the policy is wanted.
 
     Raises:
         InputError: if the leader is not of the kind, or not of the size, that the game asks for.
     """
-    states = game.observation_space.shape[0]
     if game.leader_moves == "once":
+        game.require_tables()
+        states = game.observation_space.shape[0]
         if not isinstance(leader, DesignLeader):
             raise InputError(
                 f"a design leader for '{game.name}', where the leader moves once",
@@ -117,10 +140,22 @@ def commit(game: Game, leader: Leader) -> Commitment:
             type(leader).__name__,
             "use one with a method log_policy(), for example agents.TabularSoftmax",
         )
-    shape = states, game.model().leader_actions
-    return Commitment(
-        _fitting(game, leader, lambda: leader.log_policy(everywhere(game)), shape).exp(), None
-    )
+    if not isinstance(game.leader_space, spaces.Discrete):
+        raise InputError(
+            "a leader space Discrete where the leader moves at every step",
+            f"{game.leader_space!r}",
+            "let the leader choose among finitely many actions",
+        )
+    rule = None
+    if game.tabular:
+        points = everywhere(game)
+    else:
+        rule = leader.log_policy
+        if points is None:
+            points = torch.zeros(leader.count, 0, *game.observation_space.shape)
+    shape = points.shape[-2], int(game.leader_space.n)
+    policy = _fitting(game, leader, lambda: leader.log_policy(points), shape).exp()
+    return Commitment(policy, None, rule)
 
 
 def _fitting(
@@ -163,64 +198,54 @@ def inside(space: spaces.Space, designs: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Response:
-    """A follower's trained behaviour and what the leader may see of it.
+class TabularResponse:
+    """The response to M leaders in tables; see `stackelberg.access.Response` for its methods."""
 
-    `behaviour` is how the follower acts: rollouts use it. The leader's side reads `policy` and
-    `value`, which answer only at an access level that includes them.
-    """
-
-    behaviour: Tensor  # [M, S, A, B]
-    values: SoftResponse | None  # the follower's own values, where it has them
-    access: Access = "value"
+    policy: Tensor  # [M, S, A, B] g(b|s,a), how the follower acts
+    values: SoftResponse | None = None  # the follower's own values, where it has them to show
     gap: Tensor | None = None  # [M] best-response gap where the follower knows it
     steps: int = 0  # environment steps its training took, per leader
 
-    @property
-    def policy(self) -> Tensor:
-        """g(b|s,a) [M, S, A, B]. Raises InputError at access `trajectories`."""
-        if self.access == "trajectories":
-            raise self._refusal("the follower's policy")
-        return self.behaviour
+    def sample(
+        self, observation: Tensor, leader_action: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Actions [M, n]."""
+        odds = self.policy[self._at(observation, leader_action)]
+        drawn = torch.multinomial(odds.flatten(0, 1), 1, generator=generator)
+        return drawn.view(odds.shape[:2])
 
-    @property
-    def value(self) -> SoftResponse:
-        """The follower's policy and values.
+    def log_prob(self, observation: Tensor, leader_action: Tensor) -> Tensor:
+        """log g(b|s,a) [M, n, B]."""
+        return self.policy[self._at(observation, leader_action)].log()
 
-        Raises:
-            InputError: unless access is `value` and the follower has values to offer.
-        """
-        if self.access != "value":
-            raise self._refusal("the follower's value")
+    def value(self, observation: Tensor, leader_action: Tensor) -> Tensor:
+        """V_F(s,a) [M, n]. Raises InputError if the follower has no values to show."""
         if self.values is None:
             raise InputError(
                 "a follower that offers its values, at access 'value'",
                 "a response with values = None",
                 "train with access policy or trajectories",
             )
-        return self.values
+        return self.values.value[self._at(observation, leader_action)]
 
-    def _refusal(self, what: str) -> InputError:
-        return InputError(
-            f"access that includes {what}",
-            f"access '{self.access}'",
-            "estimate it from trajectories, or train with a higher access level",
-        )
+    def _at(self, observation: Tensor, leader_action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The index of one-hot observations [M, n, S] and actions [M, n] into [M, S, A]."""
+        leader = torch.arange(len(self.policy)).unsqueeze(-1)
+        state = observation.argmax(-1)
+        if self.policy.shape[2] == 1:  # a design
+            return leader, state, torch.zeros_like(state)
+        return leader, state, leader_action
 
 
 class Follower(Protocol):
-    """A black box that trains to its best response."""
+    """A black box that trains to its best response.
+
+    One that is warm-started from call to call also has `state() -> dict[str, Tensor]`, all that a
+    later call depends on, and `load(state)`.
+    """
 
     name: str
 
     def best_respond(self, game: Game, commitment: Commitment, seeds: Sequence[int]) -> Response:
         """Train against M frozen leaders; `seeds` [M] decide all randomness."""
-        ...
-
-    def state(self) -> dict[str, Tensor]:
-        """All that a later call depends on; empty if every call starts afresh."""
-        ...
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take up a saved state."""
         ...

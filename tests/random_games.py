@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from games import discrete_toy
 from games.tabular import TabularDesign, TabularGame
 from stackelberg import exact, hypergradient
+from stackelberg.access import ValueAccess
 from stackelberg.critics import TabularMemory
 from stackelberg.estimators import Evidence
 from stackelberg.game import Game, Step
 from stackelberg.model import TabularModel
 from stackelberg.rollout import Trajectories, play
-from stackelberg.types import Commitment, Leader, Response, commit
+from stackelberg.types import Commitment, Leader, TabularResponse, commit
 
 # ---------------------------------------------------------------- families of games
 
@@ -345,7 +346,7 @@ def sample_of(game: Game, leader: Leader, seen: Trajectories) -> Sample:
         game=game,
         leader=leader,
         commitment=commitment.detach(),
-        response=Response(response.policy, response),
+        follower=ValueAccess(TabularResponse(response.policy, response)),
         trajectories=seen,
         memory=Knowing(game),
         noise=[np.random.default_rng([m, 8]) for m in range(len(leaf))],
@@ -363,12 +364,12 @@ def batches_of_play(
     seen = play(
         game,
         alone,
-        Response(best.policy, best),
+        TabularResponse(best.policy, best),
         streams=batches * streams,
         steps=steps,
         generators=[np.random.default_rng([seed, 3])],
     )
-    return Trajectories(**{k: v.view(batches, streams, -1) for k, v in vars(seen).items()})
+    return seen.map(lambda part: part.view(batches, streams, -1))
 
 
 def sampled(

@@ -418,7 +418,7 @@ def test_returns_against_a_cut_off_follower_are_told_beside_the_objective():
     result = setting.coordinator(3).run()
     with torch.no_grad():
         commitment = commit(TOY, result.leader)
-    found, behaviour = result.summary["leader_return"], result.response.behaviour
+    found, behaviour = result.summary["leader_return"], result.response.policy
     met = exact.leader_return(TOY.model(), commitment.policy, behaviour).item()
     assert found["exact"] == pytest.approx(exact.objective(TOY.model(), commitment.policy).item())
     assert found["against_response"] == pytest.approx(met)

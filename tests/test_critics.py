@@ -17,11 +17,12 @@ from torch import Tensor
 
 from games import discrete_toy
 from stackelberg import critics, estimators, exact
+from stackelberg.access import PolicyAccess, TrajectoriesAccess, ValueAccess, restrict
 from stackelberg.critics import TabularMemory, believed_response
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.rollout import Trajectories, play
-from stackelberg.types import Commitment, Response
+from stackelberg.types import Commitment, TabularResponse
 
 LEADERS = 2
 
@@ -46,7 +47,7 @@ def seen_in(game: Game, commitment: Commitment, seed: int = 0, **options) -> Tra
     return play(
         game,
         commitment,
-        Response(best.policy, best),
+        TabularResponse(best.policy, best),
         generators=[np.random.default_rng([seed, m]) for m in range(count)],
         **{"streams": 5, "steps": 40} | options,
     )
@@ -270,13 +271,13 @@ def test_a_designs_rewards_and_scores_are_known(moves, termination):
 
 
 def believed(
-    game: Game, commitment: Commitment, response: Response, batches: int = 1, **options
+    game: Game, commitment: Commitment, follower: TrajectoriesAccess, batches: int = 1, **options
 ) -> tuple[TabularMemory, exact.SoftResponse]:
     memory = TabularMemory(game, len(commitment.policy))
     for batch in range(batches):
         memory.update(seen_in(game, commitment, batch, **options))
     model = memory.model(commitment)
-    return memory, believed_response(memory, model, commitment.policy, response)
+    return memory, believed_response(memory, model, commitment.policy, follower)
 
 
 def test_access_value_is_given():
@@ -284,9 +285,10 @@ def test_access_value_is_given():
     commitment = commitment_of(game)
     best = exact.best_response(game.model(), commitment.policy)
     odd = exact.SoftResponse(*(1 + x for x in best))
-    _, found = believed(game, commitment, Response(best.policy, odd, "value"))
-    for ours, given in zip(found, odd, strict=True):
-        assert torch.equal(ours, given)
+    _, found = believed(game, commitment, ValueAccess(TabularResponse(best.policy, odd)))
+    torch.testing.assert_close(found.policy, best.policy, rtol=1e-13, atol=0)
+    assert torch.equal(found.value, odd.value)
+    torch.testing.assert_close(found.state_value, (commitment.policy * odd.value).sum(-1))
 
 
 @pytest.mark.parametrize("kind", ["observing", "blind"])
@@ -297,11 +299,11 @@ def test_access_policy_evaluates_the_given_policy(kind):
     policy = commitment.policy
     memory, model = exhaustive(game, torch.ones(LEADERS)), game.model()
     best = exact.best_response(model, policy)
-    found = believed_response(memory, model, policy, Response(best.policy, None, "policy"))
+    found = believed_response(memory, model, policy, PolicyAccess(TabularResponse(best.policy)))
     torch.testing.assert_close(found, best)
 
     behaviour = torch.full_like(best.policy, 1 / 3)
-    found = believed_response(memory, model, policy, Response(behaviour, None, "policy"))
+    found = believed_response(memory, model, policy, PolicyAccess(TabularResponse(behaviour)))
     assert torch.equal(found.policy, behaviour)
     states = exact.follower_values(model, policy, behaviour)
     torch.testing.assert_close(found.state_value, states)
@@ -317,7 +319,7 @@ def test_access_trajectories_counts_on_top_of_the_predicted_response(kind):
     """(recent counts + 20 prior) / (visits + 20); a blind follower's counts over all a together."""
     game = game_of(kind)
     commitment = commitment_of(game)
-    nothing = Response(torch.full((LEADERS, 3, 2, 3), np.nan).double(), None, "trajectories")
+    nothing = TrajectoriesAccess(TabularResponse(torch.full((LEADERS, 3, 2, 3), np.nan).double()))
     memory, found = believed(game, commitment, nothing, batches=2)
     model = memory.model(commitment)
     prior = exact.best_response(model, commitment.policy).policy
@@ -335,25 +337,30 @@ def test_nothing_seen_leaves_the_predicted_response():
     commitment = commitment_of(game)
     memory, model = TabularMemory(game, LEADERS), game.model()
     best = exact.best_response(model, commitment.policy)
-    given = Response(best.policy, None, "trajectories")
+    given = TrajectoriesAccess(TabularResponse(best.policy))
     found = believed_response(memory, model, commitment.policy, given)
     torch.testing.assert_close(found, best)
     assert critics.PRIOR == 20
 
 
 def test_responses_refuse_what_the_access_level_hides():
-    behaviour = torch.full((1, 1, 1, 2), 0.5, dtype=torch.float64)
-    values = exact.SoftResponse(behaviour, behaviour[..., 0], behaviour[..., 0, 0])
-    open_, half, shut = (
-        Response(behaviour, values, access) for access in ("value", "policy", "trajectories")
+    policy = torch.full((1, 1, 1, 2), 0.5, dtype=torch.float64)
+    values = exact.SoftResponse(policy, policy[..., 0], policy[..., 0, 0])
+    response, where = (
+        TabularResponse(policy, values),
+        (torch.ones(1, 1, 1), torch.zeros(1, 1).long()),
     )
-    assert open_.value is values
-    assert open_.policy is half.policy is behaviour
-    for response, what in ((half, "value"), (shut, "value"), (shut, "policy")):
-        with pytest.raises(InputError, match=f"access that includes the follower's {what}"):
-            getattr(response, what)
-    with pytest.raises(InputError, match="value"):
-        Response(behaviour, None, "value").value  # noqa: B018 - the property raises
+    open_, half, shut = (restrict(response, level) for level in ("value", "policy", "trajectories"))
+    assert open_.value(*where).item() == 0.5
+    for follower in (open_, half):
+        torch.testing.assert_close(follower.log_prob(*where).exp(), policy[:, 0])
+    for follower in (open_, half, shut):
+        assert follower.sample(*where, torch.Generator()).shape == (1, 1)
+    for follower, method in ((half, "value"), (shut, "value"), (shut, "log_prob")):
+        with pytest.raises(InputError, match="access that includes the follower's"):
+            getattr(follower, method)(*where)
+    with pytest.raises(InputError, match="offers its values"):
+        ValueAccess(TabularResponse(policy)).value(*where)
 
 
 # ---------------------------------------------------------------- in the limit of much play
@@ -383,7 +390,7 @@ def test_hypergradients_become_exact_at_every_access_level(kind, access, termina
             seen = batches_of_play(game, point, batches=12, streams=streams, steps=300, seed=seed)
             sample = with_true_critics(game, point, seen)
             evidence = sample.learned()
-            evidence = replace(evidence, response=replace(evidence.response, access=access))
+            evidence = replace(evidence, follower=restrict(evidence.follower._response, access))
             parts = estimators.expected_trace(evidence, sample.commitment)
             error = sample.gradients(*parts) - sample.exact
             errors[-1].append((error**2).sum(-1).mean() ** 0.5 / np.linalg.norm(sample.exact))

@@ -27,7 +27,7 @@ def uniform(game, leaders=1) -> Commitment:
 
 
 def gap(game, commitment, response) -> torch.Tensor:
-    return exact.follower_gap(game.model(None), commitment.policy, response.behaviour)
+    return exact.follower_gap(game.model(None), commitment.policy, response.policy)
 
 
 GAME = random_game(
@@ -39,8 +39,8 @@ def test_without_sweeps_it_is_the_exact_best_response():
     commitment = uniform(GAME, 2)
     response = ExactFollower().best_respond(GAME, commitment, (0, 1))
     best = exact.best_response(GAME.model(None), commitment.policy)
-    torch.testing.assert_close(response.behaviour, best.policy)
-    torch.testing.assert_close(response.value.state_value, best.state_value)
+    torch.testing.assert_close(response.policy, best.policy)
+    torch.testing.assert_close(response.values.state_value, best.state_value)
     assert response.gap.tolist() == [0.0, 0.0]
     assert gap(GAME, commitment, response).abs().max() < 1e-9
     assert response.steps == 0
@@ -73,9 +73,9 @@ def test_carrying_goes_on_and_resetting_starts_over():
     carried = [carry.best_respond(GAME, commitment, (0,)) for _ in range(3)]
     again = [reset.best_respond(GAME, commitment, (0,)) for _ in range(3)]
     six = ExactFollower(6).best_respond(GAME, commitment, (0,))
-    assert torch.equal(carried[2].behaviour, six.behaviour)
-    assert torch.equal(again[2].behaviour, again[0].behaviour)
-    assert torch.equal(again[0].behaviour, carried[0].behaviour)
+    assert torch.equal(carried[2].policy, six.policy)
+    assert torch.equal(again[2].policy, again[0].policy)
+    assert torch.equal(again[0].policy, carried[0].policy)
     assert gap(GAME, commitment, carried[2]) < gap(GAME, commitment, again[2])
 
 
@@ -92,7 +92,7 @@ def test_sweeps_are_soft_value_iteration():
     action_value = model.follower_reward + 0.9 * torch.einsum(
         "sabt,mt->msab", model.transition, value
     )
-    torch.testing.assert_close(response.behaviour, torch.softmax(action_value / 0.2, -1))
+    torch.testing.assert_close(response.policy, torch.softmax(action_value / 0.2, -1))
 
 
 @pytest.mark.parametrize("options", [{}, {"sweeps": 2}, {"sweeps": 2, "restart": "reset"}])
@@ -102,7 +102,7 @@ def test_a_saved_state_answers_as_the_follower_itself(options):
     other.load({name: tensor.clone() for name, tensor in follower.state().items()})
     sharp = Commitment(torch.tensor([[[0.9, 0.1]] * 5], dtype=torch.float64), None)
     one, two = (f.best_respond(GAME, sharp, (0,)) for f in (follower, other))
-    assert torch.equal(one.behaviour, two.behaviour)
+    assert torch.equal(one.policy, two.policy)
     assert ExactFollower(**options).state() == {}
 
 
@@ -111,7 +111,7 @@ def test_another_number_of_leaders_starts_over():
     follower.best_respond(GAME, uniform(GAME), (0,))
     response = follower.best_respond(GAME, uniform(GAME, 3), (0, 1, 2))
     fresh = ExactFollower(2).best_respond(GAME, uniform(GAME, 3), (0, 1, 2))
-    assert torch.equal(response.behaviour, fresh.behaviour)
+    assert torch.equal(response.policy, fresh.policy)
 
 
 @pytest.mark.parametrize("observes", [True, False])
@@ -120,14 +120,14 @@ def test_many_sweeps_find_the_best_response_of_either_kind(observes):
     commitment = uniform(game)
     response = ExactFollower(400).best_respond(game, commitment, (0,))
     best = exact.best_response(game.model(None), commitment.policy)
-    torch.testing.assert_close(response.behaviour, best.policy, rtol=0, atol=1e-8)
+    torch.testing.assert_close(response.policy, best.policy, rtol=0, atol=1e-8)
 
 
 def test_on_discrete_toy_a_warm_start_changes_nothing():
     game = discrete_toy.game()
     follower, commitment = ExactFollower(), uniform(game)
     cold, warm = (follower.best_respond(game, commitment, (0,)) for _ in range(2))
-    torch.testing.assert_close(cold.behaviour, warm.behaviour, rtol=0, atol=1e-12)
+    torch.testing.assert_close(cold.policy, warm.policy, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

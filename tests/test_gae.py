@@ -50,7 +50,7 @@ def test_lambda_matters_path_by_path(kind):
 
 def cut(seen: Trajectories, steps: int) -> Trajectories:
     """The first steps alone."""
-    return Trajectories(**{name: part[..., :steps] for name, part in vars(seen).items()})
+    return seen.map(lambda part: part[..., :steps])
 
 
 @pytest.mark.parametrize("gae_lambda", LAMBDAS)
@@ -76,8 +76,7 @@ def test_episodes_of_a_stream_do_not_touch_each_other(kind, gae_lambda, steps):
         nonlocal order
         first = cut(seen, steps)
         order = torch.from_numpy(np.random.default_rng(0).permutation(len(seen.time)))
-        pairs = {k: torch.cat([part, part[order]], -1) for k, part in vars(first).items()}
-        return Trajectories(**pairs)
+        return first.map(lambda part: torch.cat([part, part[order]], -1))
 
     alone = by(listed(kind, 2, lambda seen: cut(seen, steps))[0], estimators.gae, gae_lambda)
     both = by(listed(kind, 2, doubled)[0], estimators.gae, gae_lambda)

@@ -1,6 +1,6 @@
 """The model-based leader: hills it must find, what it counts, what it may see."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from agents.leaders import default_leader, mlp_leader, spread_leader
 from games import discrete_toy, four_rooms
 from games.tabular import TabularDesign
 from stackelberg import Coordinator, TrainConfig, exact
+from stackelberg.access import ValueAccess, policy_table
 from stackelberg.critics import TabularMemory
 from stackelberg.errors import InputError
 from stackelberg.estimators import ModelBased, estimator, model_based
@@ -23,7 +24,7 @@ from stackelberg.game import Game
 from stackelberg.probe import Probe
 from stackelberg.rollout import Trajectories, play
 from stackelberg.search import solve
-from stackelberg.types import Response, commit
+from stackelberg.types import TabularResponse, commit
 
 
 def two_hills() -> TabularDesign:
@@ -176,13 +177,13 @@ def test_it_needs_a_probe():
     leader = default_leader(TOY, (0,))
     commitment = commit(TOY, leader).detach()
     found = exact.best_response(TOY.model(), commitment.policy)
-    response, noise = Response(found.policy, found), [np.random.default_rng(0)]
+    response, noise = TabularResponse(found.policy, found), [np.random.default_rng(0)]
     seen = play(TOY, commitment, response, streams=1, steps=5, generators=noise)
     evidence = Evidence(
         game=TOY,
         leader=leader,
         commitment=commitment,
-        response=response,
+        follower=ValueAccess(response),
         trajectories=seen,
         memory=TabularMemory(TOY, 1),
         noise=noise,
@@ -200,22 +201,23 @@ def test_scouts_meet_their_own_followers():
     crew = default_leader(TOY, range(6), std=2.0)
     follower = ExactFollower()
     commitment = commit(TOY, leader).detach()
-    response = replace(follower.best_respond(TOY, commitment, (0, 0)), access="policy")
+    response = follower.best_respond(TOY, commitment, (0, 0))
     state = {name: value.clone() for name, value in follower.state().items()}
     probe = Probe(
         game=TOY,
         leader=leader,
         follower=follower,
         response=response,
+        access="policy",
         streams=1,
         length=9,
         generators=lambda draw: [np.random.default_rng([m, draw]) for m in range(2)],
     )
     answers, seen = probe.scout(crew)
-    torch.testing.assert_close(
-        answers.policy, exact.best_response(TOY.model(), commit(TOY, crew).policy).policy
-    )
-    assert answers.access == "policy"
+    met = policy_table(answers, TOY, 6, 2)
+    best = exact.best_response(TOY.model(), commit(TOY, crew).policy).policy
+    torch.testing.assert_close(met, best)
+    assert answers.level == "policy"
     assert seen.state.shape == (2, 3, TOY.horizon)
     assert probe.steps == {"leader": 3 * TOY.horizon, "follower": 0}
     for name, value in follower.state().items():
@@ -227,7 +229,7 @@ def test_scouts_meet_their_own_followers():
             alone = play(
                 TOY,
                 one._replace(policy=one.policy.detach()[row]),
-                replace(answers, behaviour=answers.behaviour[row], values=None),
+                TabularResponse(best[row]),
                 streams=1,
                 steps=TOY.horizon,
                 generators=[_after_seed(m, k)],
@@ -258,7 +260,7 @@ def _walk(seed: int) -> Trajectories:
     return play(
         TOY,
         commitment,
-        Response(found.policy, found),
+        TabularResponse(found.policy, found),
         streams=2,
         steps=30,
         generators=[np.random.default_rng(seed)],
@@ -268,7 +270,9 @@ def _walk(seed: int) -> Trajectories:
 def test_one_leaders_memory_is_a_copy():
     memory = TabularMemory(TOY, 2)
     seen = [_walk(0), _walk(1)]
-    memory.update(Trajectories(**{k: torch.cat([vars(s)[k] for s in seen]) for k in vars(seen[0])}))
+    memory.update(
+        Trajectories(**{k: torch.cat([s.parts()[k] for s in seen]) for k in seen[0].parts()})
+    )
     commitments = commit(TOY, default_leader(TOY, (0, 1), std=1.0)).detach()
     both = memory.model(commitments)
     for m in range(2):

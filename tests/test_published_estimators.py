@@ -83,7 +83,7 @@ class Plain:
             signals = self._design_signals
         for n in range(seen.state.shape[1]):
             for t in range(seen.state.shape[2]):
-                row = {k: getattr(seen, k)[m, n, t].item() for k in vars(seen)}
+                row = {k: getattr(seen, k)[m, n, t].item() for k in seen.parts()}
                 s, a, b = row["state"], row["leader_action"], row["follower_action"]
                 row |= {"cell": (s, a, b), "x": (s, a) if self.sees else (s,)}
                 row["c"] = (*row["x"], b)
@@ -479,7 +479,7 @@ def sampled_paths(
     paths = paths_of(game, point)
     rng = np.random.default_rng([seed, 10])
     drawn = rng.choice(len(paths.chance), (batches, episodes), p=paths.chance / paths.chance.sum())
-    seen = Trajectories(**{k: v[:, 0][drawn] for k, v in vars(paths.trajectories).items()})
+    seen = paths.trajectories.map(lambda part: part[:, 0][drawn])
     return with_true_critics(game, point, seen), (game, point)
 
 
@@ -551,7 +551,8 @@ def probe_of(sample: Sample, follower: Any = None, **settings: Any) -> Probe:
         game=evidence.game,
         leader=evidence.leader,
         follower=ExactFollower() if follower is None else follower,
-        response=evidence.response,
+        response=evidence.follower._response,
+        access="value",
         generators=lambda draw: [np.random.default_rng([m, 11, draw]) for m in range(count)],
         **{"streams": 3, "length": evidence.game.horizon} | settings,
     )
@@ -688,9 +689,7 @@ class Smooth:
 def many(kind: str, seed: int, count: int) -> Sample:
     """As many leaders at the same point, with noise of their own."""
     sample = some_play(kind, seed)
-    seen = Trajectories(
-        **{k: v[:1].expand(count, -1, -1) for k, v in vars(sample.evidence.trajectories).items()}
-    )
+    seen = sample.evidence.trajectories.map(lambda part: part[:1].expand(count, -1, -1))
     return with_true_critics(sample.evidence.game, sample.leaf[0].detach(), seen)
 
 
@@ -775,6 +774,7 @@ def test_probe_leaves_leader_and_follower_as_they_were(make):
         leader=leader,
         follower=follower,
         response=response,
+        access="value",
         streams=2,
         length=50,
         generators=lambda draw: [np.random.default_rng([5, draw])],

@@ -172,7 +172,7 @@ def test_a_follower_that_stops_short_is_not_believed(sweeps, restart):
     memory = counted(game, commitment, torch.ones(4, 2, 3, dtype=torch.bool), 200)
     before = errors(game, commitment, memory)
     follower = ExactFollower(sweeps, restart=restart)
-    memory.reveal(commitment, follower.best_respond(game, commitment, ()).value)
+    memory.reveal(commitment, follower.best_respond(game, commitment, ()).values)
     after = errors(game, commitment, memory)
     assert after.mean() <= 1.05 * before.mean()
 

@@ -21,7 +21,7 @@ from games import four_rooms, matrix
 from stackelberg import exact
 from stackelberg.model import TabularModel
 from stackelberg.rollout import Trajectories, play
-from stackelberg.types import Commitment, Response
+from stackelberg.types import Commitment, TabularResponse
 
 LEADERS = 3
 
@@ -36,14 +36,16 @@ def commitment_of(game, count=LEADERS, seed=0) -> Commitment:
     )
 
 
-def response_of(game, commitment, seed=1) -> Response:
+def response_of(game, commitment, seed=1) -> TabularResponse:
     """Any behaviour; for a follower that cannot see the leader's action, the same for all."""
     count, states, leader_actions = commitment.policy.shape
     actions = int(game.follower_space.n)
     if game.follower_observes_action:
-        return Response(random_policies(count, states, leader_actions, actions, seed=seed), None)
+        return TabularResponse(
+            random_policies(count, states, leader_actions, actions, seed=seed), None
+        )
     blind = random_policies(count, states, 1, actions, seed=seed)
-    return Response(blind.expand(count, states, leader_actions, actions), None)
+    return TabularResponse(blind.expand(count, states, leader_actions, actions), None)
 
 
 def generators(count=LEADERS, seed=0):
@@ -72,7 +74,7 @@ def plain(model: TabularModel, commitment, response, m) -> dict[str, np.ndarray]
         "leader_reward": of(model.leader_reward, *shape),
         "follower_reward": of(model.follower_reward, *shape),
         "initial": of(model.initial, model.states),
-        "weight": commitment.policy[m].numpy()[..., None] * response.behaviour[m].numpy(),
+        "weight": commitment.policy[m].numpy()[..., None] * response.policy[m].numpy(),
     }
 
 
@@ -164,7 +166,7 @@ def test_frequencies_of_step(game):
     alive = np.ones(n, bool)
     for _ in range(4):
         ours = torch.multinomial(commitment.policy[leader, state], 1, generator=generator)[:, 0]
-        chances = response.behaviour[leader, state, ours]
+        chances = response.policy[leader, state, ours]
         theirs = torch.multinomial(chances, 1, generator=generator)[:, 0]
         action = ours if commitment.design is None else commitment.design[leader]
         outcome = game.step(state, action, theirs, generator)
@@ -192,7 +194,7 @@ def test_returns_are_the_exact_objective(termination, observes):
     model = game.model()
     best = exact.best_response(model, commitment.policy)
     found = played(
-        game, commitment, Response(best.policy, best), streams=8000, steps=50, horizon=50
+        game, commitment, TabularResponse(best.policy, best), streams=8000, steps=50, horizon=50
     )
     returns = found.first_returns(found.leader_reward, game.leader_discount)
     expected = exact.objective(model, commitment.policy)
@@ -208,10 +210,10 @@ def test_follower_returns_are_its_value():
     response = response_of(game, commitment)
     found = played(game, commitment, response, streams=8000, steps=60, horizon=60)
     leader = torch.arange(LEADERS)[:, None, None]
-    chance = response.behaviour[leader, found.state, found.leader_action, found.follower_action]
+    chance = response.policy[leader, found.state, found.leader_action, found.follower_action]
     reward = found.follower_reward - game.temperature * chance.log()
     returns = found.first_returns(reward, game.follower_discount)
-    value = exact.follower_values(game.model(), commitment.policy, response.behaviour)
+    value = exact.follower_values(game.model(), commitment.policy, response.policy)
     expected = (game.model().initial * value).sum(-1)
     error = (returns.mean(1) - expected) / (returns.std(1) / 8000**0.5)
     assert error.abs().max() < 4
@@ -221,7 +223,7 @@ def test_returns_of_a_matrix_game():
     game = matrix.game("commitment", temperature=0.2)
     commitment = Commitment(torch.tensor([[[0.6, 0.4]]], dtype=torch.float64), None)
     best = exact.best_response(game.model(), commitment.policy)
-    found = played(game, commitment, Response(best.policy, best), streams=400, steps=100)
+    found = played(game, commitment, TabularResponse(best.policy, best), streams=400, steps=100)
     assert found.terminated.all()
     assert found.episodes.tolist() == [40_000]
     error = found.leader_reward.mean() - exact.objective(game.model(), commitment.policy)
@@ -290,12 +292,12 @@ def test_a_leader_depends_on_its_own_generator_alone(recipe):
             alone = play(
                 game,
                 Commitment(commitment.policy[one], None if design is None else design[one]),
-                Response(response.behaviour[one], None),
+                TabularResponse(response.policy[one], None),
                 streams=5,
                 steps=12,
                 generators=generators()[one],
             )
-            for name in vars(together):
+            for name in together.parts():
                 assert torch.equal(getattr(together, name)[m], getattr(alone, name)[0]), name
 
 
@@ -333,7 +335,7 @@ def test_play_follows_the_simulated_kernel():
     )
     right = torch.zeros(1, 104, 1, 4, dtype=torch.float64)
     right[..., 1] = 1
-    found = played(game, commitment, Response(right, None), streams=5000, steps=1)
+    found = played(game, commitment, TabularResponse(right, None), streams=5000, steps=1)
     start = torch.tensor(four_rooms.INDEX[(4, 1)])
     assert (found.state == start).all()
     moved = (found.next_state == four_rooms.INDEX[(4, 2)]).double().mean().item()

@@ -16,7 +16,7 @@ from games.tabular import TabularDesign, TabularGame
 from stackelberg import exact
 from stackelberg.errors import InputError
 from stackelberg.game import Budget, Game
-from stackelberg.types import Commitment, Response
+from stackelberg.types import Commitment, TabularResponse
 
 # (seed of a game, temperature, is the leader's move observed?)
 VARIED = [(0, 0.05, True), (5, 0.05, True), (6, 0.05, True), (7, 0.05, True), (3, 0.05, False)]
@@ -55,13 +55,13 @@ def uniform(leaders: int = 1, states: int = 8) -> Commitment:
     return Commitment(torch.full((leaders, states, 2), 0.5, dtype=torch.float64), None)
 
 
-def policy_error(game: Game, commitment: Commitment, response: Response) -> float:
+def policy_error(game: Game, commitment: Commitment, response: TabularResponse) -> float:
     best = exact.best_response(game.model(commitment.design), commitment.policy)
-    return (response.behaviour - best.policy).abs().max().item()
+    return (response.policy - best.policy).abs().max().item()
 
 
-def same(one: Response, other: Response) -> bool:
-    pairs = zip(one.value, other.value, strict=True)
+def same(one: TabularResponse, other: TabularResponse) -> bool:
+    pairs = zip(one.values, other.values, strict=True)
     return one.steps == other.steps and all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -71,8 +71,8 @@ def test_discrete_toy(bonus, shown):
     game = discrete_toy.game(bonus, follower_observes_action=shown)
     commitment = closing(0.5, 0.05, 0.1665, 0.25)
     response = SoftQFollower().best_respond(game, commitment, [0, 1, 2, 3])
-    assert response.behaviour.shape == (4, 3, 2, 3)
-    assert response.behaviour.dtype == torch.float64
+    assert response.policy.shape == (4, 3, 2, 3)
+    assert response.policy.dtype == torch.float64
     assert policy_error(game, commitment, response) < (0.002 if shown else 0.05)
 
 
@@ -83,8 +83,8 @@ def test_random_games(seed, discount, temperature, shown):
     response = SoftQFollower().best_respond(game, uniform(), [seed])
     best = exact.best_response(game.model(), uniform().policy)
     assert policy_error(game, uniform(), response) < 0.05
-    assert (response.value.value - best.value).abs().max() < 0.1
-    assert (response.value.state_value - best.state_value).abs().max() < 0.1
+    assert (response.values.value - best.value).abs().max() < 0.1
+    assert (response.values.state_value - best.state_value).abs().max() < 0.1
 
 
 def test_a_game_that_ends():
@@ -92,7 +92,7 @@ def test_a_game_that_ends():
     response = SoftQFollower().best_respond(game, uniform(), [0])
     best = exact.best_response(game.model(), uniform().policy)
     assert policy_error(game, uniform(), response) < 0.05
-    assert (response.value.value - best.value).abs().max() < 0.1
+    assert (response.values.value - best.value).abs().max() < 0.1
 
 
 def varied_game(seed: int, temperature: float, shown: bool) -> tuple[TabularGame, Commitment]:
@@ -121,11 +121,11 @@ def varied_game(seed: int, temperature: float, shown: bool) -> tuple[TabularGame
     return game, Commitment(policy, None)
 
 
-def played_error(game: Game, commitment: Commitment, response: Response) -> float:
+def played_error(game: Game, commitment: Commitment, response: TabularResponse) -> float:
     """Largest policy error where play spends more than 1 % of its discounted time."""
     model, policy = game.model(), commitment.policy
     best = exact.best_response(model, policy)
-    error = (response.behaviour - best.policy).abs().amax(-1)
+    error = (response.policy - best.policy).abs().amax(-1)
     share = exact.visitation(model, policy, best.policy)
     share = (share / share.sum()).unsqueeze(-1).expand_as(policy)
     if game.follower_observes_action:
@@ -206,8 +206,8 @@ def test_the_seeds_alone_decide_and_leaders_are_independent():
     torch.manual_seed(99)
     assert same(first, SoftQFollower(config).best_respond(game, commitment, [4, 5]))
     alone = SoftQFollower(config).best_respond(game, uniform(1), [5])
-    assert torch.equal(first.behaviour[1], alone.behaviour[0])
-    assert not torch.equal(first.behaviour[0], first.behaviour[1])
+    assert torch.equal(first.policy[1], alone.policy[0])
+    assert not torch.equal(first.policy[0], first.policy[1])
 
 
 @pytest.mark.parametrize("shown", [True, False], ids=["shown", "hidden"])

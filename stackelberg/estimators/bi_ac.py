@@ -36,7 +36,7 @@ def bi_ac(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
             f"the design '{evidence.game.name}'",
             "use another estimator, for example expected-trace",
         )
-    model, g = evidence.memory.model(commitment).detach(), evidence.critics.response
+    model, g = evidence.tables.model(commitment).detach(), evidence.critics.response
     value = (g * stackelberg_action_values(model, g)).sum(-1)
     advantage = value - (evidence.critics.policy * value).sum(-1, keepdim=True)
     signals = Signals(evidence, commitment)

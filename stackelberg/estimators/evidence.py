@@ -3,19 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 from torch import Tensor
 
 from stackelberg import exact, hypergradient
+from stackelberg.access import TrajectoriesAccess
 from stackelberg.config import TrainConfig
-from stackelberg.critics import TabularMemory, believed_response
+from stackelberg.critics import Memory, TabularMemory
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.hypergradient import Critics
 from stackelberg.probe import Probe
 from stackelberg.rollout import Trajectories
-from stackelberg.types import Commitment, Leader, Response
+from stackelberg.types import Commitment, Leader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +27,9 @@ class Evidence:
     game: Game
     leader: Leader  # as it committed; its parameters are live
     commitment: Commitment  # the one that was played
-    response: Response
+    follower: TrajectoriesAccess  # what the leader may see of its response
     trajectories: Trajectories
-    memory: TabularMemory
+    memory: Memory
     noise: list[np.random.Generator] = field(default_factory=list)  # one for each leader
     probe: Probe | None = None  # for the estimators that need more than this play
     gae_lambda: float = TrainConfig.gae_lambda  # of the estimator gae alone
@@ -42,12 +44,16 @@ class Evidence:
             )
         return self.probe
 
+    @property
+    def tables(self) -> TabularMemory:
+        """The memory, which is in tables. Raises InputError in a game without them."""
+        self.game.require_tables()
+        return cast(TabularMemory, self.memory)
+
     @cached_property
     def critics(self) -> Critics:
-        """Values, visitation and expected trace on the learned model."""
-        model = self.memory.model(self.commitment)
-        believed = believed_response(self.memory, model, self.commitment.policy, self.response)
-        return hypergradient.tabular_critics(model, self.commitment.policy, believed)
+        """Values, visitation and expected trace, learned from all that was seen."""
+        return self.memory.critics(self.commitment, self.follower, self.trajectories)
 
     @cached_property
     def true_critics(self) -> Critics:

@@ -5,8 +5,6 @@ from torch import Tensor
 
 from stackelberg import hypergradient
 from stackelberg.estimators.evidence import Evidence
-from stackelberg.hypergradient import Critics
-from stackelberg.model import TabularModel
 from stackelberg.types import Commitment
 
 
@@ -16,26 +14,28 @@ def expected_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, 
     Exact when: every (s,a,b) that matters has been seen often enough for its frequencies to be
     its probabilities. Source: this project, `hypergradient.tabular_critics`.
     """
-    model = evidence.memory.model(commitment)
-    return _expected(evidence.critics, model, commitment)
+    critics, game = evidence.critics, evidence.game
+    if commitment.design is not None:
+        model = evidence.tables.model(commitment)
+        return hypergradient.surrogates(critics, model, commitment.policy)
+    direct = hypergradient.direct_surrogate(critics, commitment.policy, critics.leader_action_value)
+    indirect = hypergradient.indirect_surrogate(
+        critics,
+        commitment.policy,
+        critics.follower_action_value,
+        game.temperature,
+        game.follower_observes_action,
+    )
+    return direct, indirect
 
 
 def exact_oracle(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     """The exact hypergradient from the true model: what the others are judged by."""
     model = evidence.game.model(commitment.design)
-    return _expected(evidence.true_critics, model, commitment)
+    return hypergradient.surrogates(evidence.true_critics, model, commitment.policy)
 
 
 def naive(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     """The leader's own policy gradient: the follower is taken as fixed, the indirect term is 0."""
     direct, indirect = expected_trace(evidence, commitment)
     return direct, torch.zeros_like(indirect)
-
-
-def _expected(
-    critics: Critics, model: TabularModel, commitment: Commitment
-) -> tuple[Tensor, Tensor]:
-    return (
-        hypergradient.direct_surrogate(critics, model, commitment.policy),
-        hypergradient.indirect_surrogate(critics, model, commitment.policy),
-    )

@@ -26,7 +26,7 @@ def gradient_critic(evidence: Evidence, commitment: Commitment) -> tuple[Tensor,
 
     Exact when: as `expected_trace`. Source: this project.
     """
-    critics, model = evidence.critics, evidence.memory.model(commitment)
+    critics, model = evidence.critics, evidence.tables.model(commitment)
     sees = model.follower_observes_action
     policy = critics.policy if sees else commitment.policy  # what grad Q_F moves with
     action_value = follower_action_value(model, critics.follower_state_value)
@@ -42,7 +42,7 @@ def gradient_critic(evidence: Evidence, commitment: Commitment) -> tuple[Tensor,
     arrivals = torch.einsum("...sab,...sabt->...t", met, model.transition.detach())
     later = model.follower_discount * torch.einsum("ms,msn->mn", arrivals, sensitivity)
     indirect = at_once + (later * entries.flatten(1)).sum(-1)
-    direct = hypergradient.direct_surrogate(critics, model, commitment.policy)
+    direct, _ = hypergradient.surrogates(critics, model, commitment.policy)
     return direct, indirect / model.temperature
 
 

@@ -93,6 +93,7 @@ def hpgd_td(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]
     fitted to the tails that it is taken off from; and Q_L has no baseline, which makes this the
     noisiest of the forms. Source: arXiv:2406.01575.
     """
+    evidence.game.require_tables()
     signals = Signals(evidence, commitment)
     critics, seen, weight = signals.critics, signals.seen, signals.discounts
     shape, discount = critics.policy.shape[:2], evidence.game.follower_discount

@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 from stackelberg import exact, search
+from stackelberg.access import TrajectoriesAccess, policy_table, value_table
 from stackelberg.errors import InputError
 from stackelberg.estimators.evidence import Evidence
 from stackelberg.estimators.expected import expected_trace
+from stackelberg.exact import SoftResponse
 from stackelberg.model import TabularModel
 from stackelberg.probe import Probe
 from stackelberg.search import Elite
 from stackelberg.trust_region import divergence
-from stackelberg.types import Commitment, Response, commit, everywhere
+from stackelberg.types import Commitment, commit, everywhere
 
 SCOUTS = 32  # other leaders that a generation tries, each in one episode
 EXPLORING = 10  # generations of scouts that go where little has been seen
@@ -80,12 +82,17 @@ class ModelBased:
         everyone = [torch.cat(rows) for rows in zip(*born, strict=True)]
         crew = search.replicate(leader, everyone)
         response, seen = probe.scout(crew)
-        evidence.memory.update(seen, own=False)
-        if response.access == "value":
+        evidence.tables.update(seen, own=False)
+        tables = everyone + _answers(evidence, response, crew.count)
+        if response.level == "value":
             with torch.no_grad():
-                evidence.memory.reveal(commit(evidence.game, crew), response.value)
-        own = [p.detach() for p in leader.parameters()] + _answers(evidence.response)
-        scouts = [table.unflatten(0, (-1, SCOUTS)) for table in everyone + _answers(response)]
+                commitment = commit(evidence.game, crew)
+            value = value_table(response, evidence.game, *commitment.policy.shape[::2])
+            mean = (commitment.policy * value).sum(-1)
+            evidence.tables.reveal(commitment, SoftResponse(tables[-1], value, mean))
+        own = [p.detach() for p in leader.parameters()]
+        own += _answers(evidence, evidence.follower, leader.count)
+        scouts = [table.unflatten(0, (-1, SCOUTS)) for table in tables]
         tables = [torch.cat([a, b.unsqueeze(1)], 1) for a, b in zip(scouts, own, strict=True)]
         self.elites = [
             self._judged(evidence, m, [table[m] for table in tables]) for m in range(leader.count)
@@ -103,7 +110,7 @@ class ModelBased:
             born = self.elites[m].offspring(len(parameters), SCOUTS, noise)
         if self.generation == 0:
             return born
-        memory = evidence.memory.of(m)
+        memory = evidence.tables.of(m)
 
         def model(commitment: Commitment) -> TabularModel:
             learned = memory.model(commitment)
@@ -125,7 +132,7 @@ class ModelBased:
         crew = search.replicate(evidence.leader, tables[:count])
         with torch.no_grad():
             commitment = commit(evidence.game, crew)
-        model, policy = evidence.memory.of(m).model(commitment).detach(), commitment.policy
+        model, policy = evidence.tables.of(m).model(commitment).detach(), commitment.policy
         answer = tables[count] if len(tables) > count else exact.best_response(model, policy).policy
         elite = Elite()
         worth = exact.leader_return(model, policy, answer)
@@ -157,9 +164,11 @@ def _first(elite: Elite) -> list[Tensor]:
     return [table[0] for table in elite.tables]
 
 
-def _answers(response: Response) -> list[Tensor]:
-    """What the followers do, where the leader may see it."""
-    return [] if response.access == "trajectories" else [response.policy]
+def _answers(evidence: Evidence, follower: TrajectoriesAccess, leaders: int) -> list[Tensor]:
+    """How the followers act [M, S, A, B], where the leaders may see it."""
+    if follower.level == "trajectories":
+        return []
+    return [policy_table(follower, evidence.game, leaders, evidence.tables.shape[2])]
 
 
 def _checked(evidence: Evidence) -> Probe:

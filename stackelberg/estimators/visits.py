@@ -17,6 +17,7 @@ class Visits:
     """
 
     def __init__(self, signals: Signals) -> None:
+        signals.game.require_tables()  # elsewhere nothing is visited twice
         leaders, states, leader_actions, follower_actions = signals.critics.benefit.shape
         self.situation, self.situations = signals.state, leaders * states
         if signals.sees_action:

@@ -23,7 +23,6 @@ from stackelberg.errors import InputError
 from stackelberg.estimators import ESTIMATORS, Evidence
 from stackelberg.game import Game
 from stackelberg.probe import Probe
-from stackelberg.rollout import Trajectories
 from stackelberg.types import Leader, commit
 
 STEPS = 150  # of a stream of play
@@ -110,8 +109,7 @@ def played(case: Case, batches: int, size: int) -> Sample:
 def first(case: Case, sample: Sample, count: int) -> Sample:
     """The first few of the batches."""
     seen = sample.evidence.trajectories
-    fewer = Trajectories(**{name: rows[:count] for name, rows in vars(seen).items()})
-    return sample_of(case.game, case.leader(count), fewer)
+    return sample_of(case.game, case.leader(count), seen.map(lambda rows: rows[:count]))
 
 
 def evidence_of(sample: Sample, critics: str) -> Evidence:
@@ -122,7 +120,8 @@ def evidence_of(sample: Sample, critics: str) -> Evidence:
         game=evidence.game,
         leader=evidence.leader,
         follower=ExactFollower(),
-        response=evidence.response,
+        response=evidence.follower._response,
+        access="value",
         streams=streams,
         length=length,
         generators=lambda draw: [np.random.default_rng([m, 9, draw]) for m in range(batches)],

@@ -26,11 +26,12 @@ from torch import Tensor
 
 from agents.leaders import MLPCategorical
 from games.tabular import TabularDesign
+from stackelberg.access import ValueAccess
 from stackelberg.estimators import ESTIMATORS, Estimator, Evidence
 from stackelberg.estimators.signals import Signals
 from stackelberg.hypergradient import Critics
 from stackelberg.rollout import Trajectories
-from stackelberg.types import Commitment, Response
+from stackelberg.types import Commitment, TabularResponse
 
 HIDDEN = {100: (8,), 1000: (24, 24), 10_000: (96, 96), 100_000: (312, 312), 1_000_000: (1000, 1000)}
 LENGTHS = (10, 100, 1000, 10_000)
@@ -107,10 +108,12 @@ def batch(length: int) -> tuple[Tensor, Evidence]:
     tables |= {name: values() for name in ("leader_state_value", "follower_state_value")}
     tables |= {"benefit": values(LEADER_ACTIONS, FOLLOWER_ACTIONS)}
     evidence = Evidence(
-        game=SimpleNamespace(follower_observes_action=True, **rules),  # type: ignore[arg-type]
+        game=SimpleNamespace(  # type: ignore[arg-type]
+            follower_observes_action=True, require_tables=lambda: None, **rules
+        ),
         leader=None,  # type: ignore[arg-type]
         commitment=Commitment(values(LEADER_ACTIONS).softmax(-1), None),
-        response=Response(tables["benefit"], None),
+        follower=ValueAccess(TabularResponse(tables["benefit"], None)),
         trajectories=seen,
         memory=None,  # type: ignore[arg-type]
         noise=[np.random.default_rng(0)],

@@ -21,10 +21,11 @@ from agents import ExactFollower, SoftmaxBudget, TabularSoftmax
 from agents.leaders import MLPCategorical
 from games import discrete_toy, four_rooms
 from stackelberg import Coordinator, TrainConfig, coordinator, exact
+from stackelberg.access import ValueAccess
 from stackelberg.critics import TabularMemory
 from stackelberg.estimators import Evidence, expected_trace
 from stackelberg.rollout import Trajectories, play
-from stackelberg.types import Commitment, Response, commit
+from stackelberg.types import Commitment, TabularResponse, commit
 
 
 def timed(train: Coordinator) -> tuple[float, float]:
@@ -53,7 +54,7 @@ def outer_iteration(leader: torch.nn.Module, seconds: float) -> list[float]:
     policy = commit(game, leader).policy.detach()
     moved = (policy + 0.01) / 1.02  # as far as a leader step goes
     best = exact.best_response(model, policy)
-    commitment, response = Commitment(policy, None), Response(best.policy, best)
+    commitment, response = Commitment(policy, None), TabularResponse(best.policy, best)
     memory = TabularMemory(game, 1)
 
     def sample() -> Trajectories:
@@ -74,7 +75,7 @@ def outer_iteration(leader: torch.nn.Module, seconds: float) -> list[float]:
             game=game,
             leader=leader,
             commitment=commitment,
-            response=response,
+            follower=ValueAccess(response),
             trajectories=seen,
             memory=memory,
         )

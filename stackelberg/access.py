@@ -1,0 +1,146 @@
+"""What the leader may see of a follower: three types, each with more than the one before.
+
+    TrajectoriesAccess   what the follower does, as it does it
+    PolicyAccess         and how likely it is to do anything: log g(b|s,a)
+    ValueAccess          and what it expects of its future: V_F(s,a)
+
+The leader's side holds one of these in place of the follower's response, so what it must not see it
+cannot come by: asking for more than the level is an error.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from stackelberg.config import Access
+from stackelberg.errors import InputError
+from stackelberg.game import Game
+
+
+class Response(Protocol):
+    """How the followers of M leaders act; all that a follower must have to offer is `sample`.
+
+    It may also offer `log_prob` and `value`, of the same arguments but the generator, for leaders
+    that may see them, a best-response `gap` [M], and the environment `steps` that training took.
+    """
+
+    def sample(
+        self, observation: Tensor, leader_action: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Follower actions [M, n] (or [M, n, e] in a Box).
+
+        Args:
+            observation: what the followers see of the state, [M, n, d].
+            leader_action: what the leaders do, [M, n]; of a design, or in a Box, [M, n, k]. To be
+                left out of account where the follower does not observe it.
+            generator: all randomness.
+        """
+        ...
+
+
+def steps_of(response: Response) -> int:
+    """Environment steps that the followers' training took, per leader."""
+    return getattr(response, "steps", 0)
+
+
+def state_of(follower: Any) -> dict[str, Tensor]:
+    """All that a follower's later calls depend on; nothing where it starts every call afresh."""
+    state: dict[str, Tensor] = follower.state() if hasattr(follower, "state") else {}
+    return state
+
+
+class TrajectoriesAccess:
+    """A follower whose actions are all that the leader sees."""
+
+    level: Access = "trajectories"
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    def sample(
+        self, observation: Tensor, leader_action: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """As `Response.sample`."""
+        found: Tensor = self._response.sample(observation, leader_action, generator)
+        return found
+
+    def log_prob(self, observation: Tensor, leader_action: Tensor) -> Tensor:
+        """log g(b|s,a) of every follower action: [M, n, B].
+
+        Raises:
+            InputError: below access `policy`, or if the follower has no such thing to show.
+        """
+        raise self._refusal("the follower's policy")
+
+    def value(self, observation: Tensor, leader_action: Tensor) -> Tensor:
+        """The soft value V_F(s,a): [M, n].
+
+        Raises:
+            InputError: below access `value`, or if the follower has no such thing to show.
+        """
+        raise self._refusal("the follower's value")
+
+    def _refusal(self, what: str) -> InputError:
+        return InputError(
+            f"access that includes {what}",
+            f"access '{self.level}'",
+            "estimate it from trajectories, or train with a higher access level",
+        )
+
+    def _asked(self, name: str, *arguments: Tensor) -> Tensor:
+        if not hasattr(self._response, name):
+            raise InputError(
+                f"a follower with {name}() at access '{self.level}'",
+                f"{type(self._response).__name__}, which has none",
+                "train with access trajectories",
+            )
+        found: Tensor = getattr(self._response, name)(*arguments)
+        return found
+
+
+class PolicyAccess(TrajectoriesAccess):
+    """A follower whose policy the leader knows."""
+
+    level: Access = "policy"
+
+    def log_prob(self, observation: Tensor, leader_action: Tensor) -> Tensor:
+        return self._asked("log_prob", observation, leader_action)
+
+
+class ValueAccess(PolicyAccess):
+    """A follower whose values the leader knows, too."""
+
+    level: Access = "value"
+
+    def value(self, observation: Tensor, leader_action: Tensor) -> Tensor:
+        return self._asked("value", observation, leader_action)
+
+
+LEVELS: dict[Access, type[TrajectoriesAccess]] = {
+    kind.level: kind for kind in (ValueAccess, PolicyAccess, TrajectoriesAccess)
+}
+
+
+def restrict(response: Any, access: Access) -> TrajectoriesAccess:
+    """The response as a leader with that access sees it."""
+    return LEVELS[access](response)
+
+
+def policy_table(follower: TrajectoriesAccess, game: Game, leaders: int, actions: int) -> Tensor:
+    """g(b|s,a) in every state of a tabular game, [M, S, A, B]."""
+    return torch.stack(
+        [follower.log_prob(*where) for where in _everywhere(game, leaders, actions)], 2
+    ).exp()
+
+
+def value_table(follower: TrajectoriesAccess, game: Game, leaders: int, actions: int) -> Tensor:
+    """V_F(s,a) in every state of a tabular game, [M, S, A]."""
+    return torch.stack([follower.value(*where) for where in _everywhere(game, leaders, actions)], 2)
+
+
+def _everywhere(game: Game, leaders: int, actions: int) -> list[tuple[Tensor, Tensor]]:
+    """Every state with each of the leader's actions: observation [M, S, d], action [M, S]."""
+    states = torch.arange(game.follower_observation_space.shape[0])
+    observation = game.follower_observe(states).expand(leaders, -1, -1)
+    return [(observation, torch.full((leaders, len(states)), a)) for a in range(actions)]
