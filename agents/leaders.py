@@ -166,8 +166,10 @@ class BoxDesign(nn.Module):
 
 def default_leader(
     game: Game, seeds: Sequence[int] = (0,), std: float | None = None
-) -> TabularSoftmax | SoftmaxBudget | BoxDesign:
-    """The leader that fits the game's action space: tabular softmax, softmax budget or box design.
+) -> TabularSoftmax | MLPCategorical | SoftmaxBudget | BoxDesign:
+    """The leader that fits the game: tabular softmax, softmax budget or box design.
+
+    Without tables a network takes the place of the tabular softmax, and `std` does not matter.
 
     Args:
         seeds: one per leader.
@@ -175,6 +177,8 @@ def default_leader(
     """
     space = game.leader_space
     spread = {} if std is None else {"std": std}
+    if isinstance(space, spaces.Discrete) and not game.tabular:
+        return mlp_leader(game, seeds)
     if isinstance(space, spaces.Discrete):
         return TabularSoftmax(game.observation_space.shape[0], int(space.n), seeds, **spread)
     if isinstance(space, Budget):
@@ -186,7 +190,9 @@ def default_leader(
     )
 
 
-def spread_leader(game: Game, seeds: Sequence[int]) -> TabularSoftmax | SoftmaxBudget | BoxDesign:
+def spread_leader(
+    game: Game, seeds: Sequence[int]
+) -> TabularSoftmax | MLPCategorical | SoftmaxBudget | BoxDesign:
     """The default leader with parameters N(0, 1): starting points of a search."""
     return default_leader(game, seeds, std=1.0)
 

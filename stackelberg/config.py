@@ -44,6 +44,8 @@ class TrainConfig:
     """Of the estimator gae: 0 trusts the learned values, 1 the sampled returns."""
     access: Access = "value"
     """What the leader may see of the follower."""
+    estimate_temperature: bool = False
+    """The leader is not told the follower's temperature and estimates it, by maximum likelihood."""
     optimiser: Optimiser = "trust-region"
     """How the leader steps inside its trust region: along the gradient, or as named."""
     radius: float = 1e-3

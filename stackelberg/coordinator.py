@@ -110,7 +110,7 @@ class Coordinator:
         self._commitment()  # the leader fits the game, or this says why not
         known = {"game": game.name, "game_options": None, "follower": follower.name}
         self.label = known | (label or {})
-        self.memory = memory_of(game, leader.count, self.seeds)
+        self.memory = memory_of(game, self.seeds, self.config.estimate_temperature)
         self._parameters = list(leader.parameters())
         self.region = TrustRegion(
             self._parameters, self.config.radius, self.config.max_radius, leader.rows
@@ -325,13 +325,13 @@ class Coordinator:
         self.steps = notes["steps"]
 
 
-def memory_of(game: Game, leaders: int, seeds: Sequence[int]) -> Memory:
-    """What M leaders learn by: counts where the game has tables, else networks."""
+def memory_of(game: Game, seeds: Sequence[int], estimate_temperature: bool = False) -> Memory:
+    """What leaders, one for each seed, learn by: counts where the game has tables, else networks."""
     if game.tabular:
-        return TabularMemory(game, leaders)
+        return TabularMemory(game, len(seeds), estimate_temperature)
     from stackelberg.neural import ReplayMemory
 
-    return ReplayMemory(game, leaders, seeds)
+    return ReplayMemory(game, seeds, estimate_temperature)
 
 
 def _gradient(surrogate: Tensor, parameters: list[Any]) -> list[Tensor]:

@@ -22,6 +22,8 @@ from stackelberg.types import Commitment
 class Memory(Protocol):
     """All that M leaders have seen, and what they learn from it."""
 
+    temperature: float | Tensor  # the follower's: the game's own, or the last estimate [M]
+
     def update(self, seen: Trajectories, own: bool = True) -> None:
         """Take in one batch of trajectories; `own` unless they are other leaders' play."""
         ...
@@ -51,7 +53,10 @@ class TabularMemory:
     forgotten; only where a design moves the transitions themselves does every update start anew.
     """
 
-    def __init__(self, game: Game, leaders: int) -> None:
+    temperature: float | Tensor
+
+    def __init__(self, game: Game, leaders: int, estimate_temperature: bool = False) -> None:
+        self.temperature, self.estimates = game.temperature, estimate_temperature
         model = game.simulated_model(_any_design(game))
         self.game = game
         self.shape = (leaders, model.states, model.leader_actions, model.follower_actions)

@@ -40,6 +40,8 @@ def game_key(game: Game) -> str:
 
 @torch.no_grad()
 def _of_game(game: Game) -> dict[str, Any]:
+    if not game.tabular:
+        return {"class": type(game).__name__} | _settings(game) | _spaces(game)
     designs = _some_designs(game)
     model = game.model(designs)
     values = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
@@ -66,9 +68,15 @@ def _fingerprint(array: Tensor) -> str:
     return digest.hexdigest()[:16]
 
 
-def _settings(follower: Follower) -> dict[str, Any]:
+def _spaces(game: Game) -> dict[str, str]:
+    names = "leader_space", "follower_space", "observation_space", "follower_observation_space"
+    return {name: repr(getattr(game, name)) for name in names}
+
+
+def _settings(part: Game | Follower) -> dict[str, Any]:
+    """The public attributes of plain types and dataclasses."""
     found: dict[str, Any] = {}
-    for name, value in vars(follower).items():
+    for name, value in vars(part).items():
         if name.startswith("_"):
             continue
         if dataclasses.is_dataclass(value) and not isinstance(value, type):

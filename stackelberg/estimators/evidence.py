@@ -55,6 +55,12 @@ class Evidence:
         """Values, visitation and expected trace, learned from all that was seen."""
         return self.memory.critics(self.commitment, self.follower, self.trajectories)
 
+    @property
+    def temperature(self) -> float | Tensor:
+        """The follower's temperature as the leader knows it: a number, or estimates [M]."""
+        self.critics  # noqa: B018 - they estimate it
+        return self.memory.temperature
+
     @cached_property
     def true_critics(self) -> Critics:
         """The same on the true model, against the exact best response: the oracle."""
