@@ -64,7 +64,7 @@ class Parking(ParallelEnv):
         live = self.agents
         for agent in live:
             assert self.action_space(agent).contains(actions[agent]), (agent, actions)
-        rewards = {agent: float(self.rng.normal()) for agent in live}
+        rewards = {agent: float(self.rng.normal() + np.sum(actions[agent])) for agent in live}
         left = {agent: self.time == self.leaves.get(agent) for agent in live}
         over = {a: not left[a] and self.time in (self.length, self.cut.get(a)) for a in live}
         self.agents = [agent for agent in live if not (left[agent] or over[agent])]

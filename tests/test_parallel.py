@@ -352,6 +352,21 @@ def test_how_an_episode_ends(changes, limit, ends, how):
         assert (found.truncated == (how == "truncated" and k >= ends)).all()
 
 
+def test_who_is_terminated_and_truncated_at_once_has_terminated():
+    class Both(Parking):
+        def step(self, actions):
+            found = super().step(actions)
+            found[3].update({agent: True for agent, left in found[2].items() if left})
+            return found
+
+    game = from_parallel_env(lambda: Both(leaves={"city": 2, "driver": 2}))
+    vector = vector_of(game)
+    vector.step(*next(moves(game, 3)))
+    found = vector.step(*next(moves(game, 3)))
+    assert found.terminated.all()
+    assert not found.truncated.any()
+
+
 def test_empty_agents_are_the_end_if_one_has_terminated():
     class Sloppy(Parking):
         def step(self, actions):
