@@ -359,12 +359,12 @@ def test_who_is_terminated_and_truncated_at_once_has_terminated():
             found[3].update({agent: True for agent, left in found[2].items() if left})
             return found
 
-    game = from_parallel_env(lambda: Both(leaves={"city": 2, "driver": 2}))
+    game = from_parallel_env(lambda: Both(leaves={"city": 2, "driver": 3}))
     vector = vector_of(game)
-    vector.step(*next(moves(game, 3)))
-    found = vector.step(*next(moves(game, 3)))
-    assert found.terminated.all()
-    assert not found.truncated.any()
+    for k, pair in zip(range(1, 4), moves(game, 3), strict=False):
+        found = vector.step(*pair)
+        assert (found.terminated == (k == 3)).all()
+        assert not found.truncated.any()
 
 
 def test_empty_agents_are_the_end_if_one_has_terminated():
