@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from stackelberg.environment import parallel_env
     from stackelberg.errors import InputError
     from stackelberg.game import Budget, Game
+    from stackelberg.parallel import from_parallel_env
     from stackelberg.search import Solution, solve
 
 _WHERE = {
@@ -21,6 +22,7 @@ _WHERE = {
     "Result": "coordinator",
     "Solution": "search",
     "TrainConfig": "config",
+    "from_parallel_env": "parallel",
     "parallel_env": "environment",
     "solve": "search",
 }
@@ -34,6 +36,7 @@ __all__ = [
     "Result",
     "Solution",
     "TrainConfig",
+    "from_parallel_env",
     "parallel_env",
     "solve",
 ]

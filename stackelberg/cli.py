@@ -58,6 +58,8 @@ class Train:
     """A shipped name (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
     game_option: Options = ()
     """An option of the game, repeatable."""
+    leader_agent: str | None = None
+    """Who leads in a PettingZoo environment; what it says itself, or "leader", unless given."""
     leader: str = "default"
     """default (what fits the game's action space), spread (the same from N(0, 1)), or mlp."""
     follower: str = "exact"
@@ -83,13 +85,14 @@ class Train:
 
         if self.seed < 0:
             raise InputError("seed >= 0", f"{self.seed}", "give a non-negative integer")
-        game = registry.make_game(self.game, self.game_option)
+        game = registry.make_game(self.game, self.game_option, self.leader_agent)
         follower = registry.make_follower(self.follower, self.follower_option)
         with single_thread():
             leader = registry.load("leaders", self.leader)(game, (self.seed,))
         label = {
             "game": self.game,
             "game_options": _pairs(self.game_option),
+            "leader_agent": self.leader_agent,
             "follower": self.follower,
             "follower_options": _pairs(self.follower_option),
             "leader": self.leader,
@@ -124,7 +127,9 @@ class Train:
         from stackelberg import registry
         from stackelberg.run_directory import read_config
 
-        out = self.out or self.folder(registry.make_game(self.game, self.game_option))
+        out = self.out or self.folder(
+            registry.make_game(self.game, self.game_option, self.leader_agent)
+        )
         there = read_config(out)
         known = {field.name for field in dataclasses.fields(TrainConfig)}
 
@@ -135,7 +140,7 @@ class Train:
             self,
             game_option=pairs("game_options"),
             follower_option=pairs("follower_options"),
-            **{key: there[key] for key in ("leader", "follower") if key in there},
+            **{key: there[key] for key in _NAMES if key in there},
             seed=there.get("seeds", [self.seed])[0],
             config=TrainConfig(**{key: there[key] for key in known & there.keys()}),
             out=out,
@@ -323,6 +328,7 @@ class Study:
         return made
 
 
+_NAMES = ("leader_agent", "leader", "follower")  # what a run names beside its game
 _NO_LABEL = ("game_option", "sweeps", "restart", "out", "json", "quiet")  # not what a study is
 
 
@@ -341,10 +347,10 @@ def _sentence(summary: dict[str, Any], out: Path) -> str:
     known = "" if regret is None else f", {_known(summary)}, regret {regret:.2g}"
     known += ": better than any before" if summary["new_best"] else ""
     spread = "" if leader["ci95"] is None else f" +- {leader['ci95']:.2g}"
-    return (
-        f"leader return {leader['mean']:.6g}{spread} "
-        f"(exact {leader['exact']:.6g}{known}); written to {out}"
-    )
+    exact = "" if leader["exact"] is None else f"exact {leader['exact']:.6g}"
+    beside = f"{exact}{known}".removeprefix(", ")
+    beside = beside and f" ({beside})"
+    return f"leader return {leader['mean']:.6g}{spread}{beside}; written to {out}"
 
 
 Command = (
@@ -379,7 +385,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _refuse(error: InputError) -> int:
-    print(f"stackelberg: {' '.join(str(error).split())}", file=sys.stderr)
+    said = "; ".join([str(error), *getattr(error, "__notes__", ())])
+    print(f"stackelberg: {' '.join(said.split())}", file=sys.stderr)
     return 2
 
 

@@ -1,7 +1,8 @@
 """The one training loop: the follower best-responds, both play, the leader takes one step."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,12 +137,14 @@ class Coordinator:
 
         Raises:
             KeyboardInterrupt: on Ctrl-C, after the running iteration and its checkpoint.
-            InputError: if rewards are so large that the hypergradient is not finite.
+            InputError: if rewards are so large that the hypergradient is not finite, or the game
+                fails; a game without tables then has a checkpoint of the last whole iteration.
         """
         with single_thread(), interrupts() as interrupted:
             try:
                 while self.iteration < self.config.iterations:
-                    row = self._iterate()
+                    with self._checkpointed():
+                        row = self._iterate()
                     self.metrics.append(row)
                     if self.directory is not None:
                         self.directory.log(row)
@@ -156,6 +159,19 @@ class Coordinator:
             finally:
                 if self.directory is not None:
                     self.directory.close()
+
+    @contextmanager
+    def _checkpointed(self) -> Iterator[None]:
+        """A step inside that a foreign game may fail: what was there before is not lost then."""
+        risky = self.directory is not None and self.iteration > 0 and not self.game.tabular
+        before = {k: t.detach().clone() for k, t in self._tensors().items()} if risky else None
+        try:
+            yield
+        except InputError as error:
+            if before is not None:
+                self._checkpoint(before)
+                error.add_note(f"{self.iteration} outer iterations are kept, --resume goes on")
+            raise
 
     def _iterate(self) -> dict[str, Any]:
         began = time.perf_counter()
@@ -289,11 +305,13 @@ class Coordinator:
             tensors |= {f"{part}.{name}": tensor for name, tensor in owner.state().items()}
         return tensors
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, tensors: dict[str, Tensor] | None = None) -> None:
+        """Write the present state, or the tensors of the last iteration's end."""
         if self.directory is None:
             return
         notes = {"iteration": self.iteration, "seconds": self.seconds, "steps": self.steps}
-        self.directory.checkpoint(self.iteration, self._tensors(), notes)
+        tensors = self._tensors() if tensors is None else tensors
+        self.directory.checkpoint(self.iteration, tensors, notes)
 
     def _restore(self) -> None:
         assert self.directory is not None

@@ -16,6 +16,7 @@ from stackelberg.game import Game
 
 AGENTS = ("leader", "follower")
 RENDER_MODES = ["rgb_array"]
+SETTINGS = "stackelberg"  # the key of metadata under which an environment offers a game's settings
 
 
 class Environment(ParallelEnv[str, np.ndarray, Any]):
@@ -29,7 +30,8 @@ class Environment(ParallelEnv[str, np.ndarray, Any]):
     the whole episode, and what the leader does later in that episode is ignored.
 
     An episode terminates by the rules of the game and is truncated after `max_cycles` steps; its
-    last step leaves `agents` empty.
+    last step leaves `agents` empty. Who leads and the game's settings stand in `metadata`, so that
+    a wrapped environment can be made a game again (`stackelberg.from_parallel_env`).
 
     Args:
         game: the game; any number of environments may share it.
@@ -56,6 +58,14 @@ class Environment(ParallelEnv[str, np.ndarray, Any]):
             "render_modes": RENDER_MODES,
             "render_fps": 10,
             "is_parallelizable": True,
+            "leader_agent": AGENTS[0],
+            SETTINGS: {
+                "leader_discount": game.leader_discount,
+                "follower_discount": game.follower_discount,
+                "temperature": game.temperature,
+                "horizon": self.max_cycles,
+                "follower_observes_action": game.follower_observes_action,
+            },
         }
         self.possible_agents = list(AGENTS)
         self.agents: list[str] = []

@@ -33,12 +33,15 @@ def load(kind: str, name: str) -> Callable[..., Any]:
     return factory
 
 
-def make_game(reference: str, options: Sequence[str] = ()) -> Any:
+def make_game(reference: str, options: Sequence[str] = (), leader_agent: str | None = None) -> Any:
     """The game that a command line names.
 
     Args:
-        reference: a registered name, `path/to/file.py:factory`, or `module:factory`.
-        options: `KEY=VALUE` strings for the factory.
+        reference: a registered name, `path/to/file.py:factory`, or `module:factory`; the factory
+            returns a Game, or a PettingZoo environment between two agents.
+        options: `KEY=VALUE` strings for the factory; what it does not take is a setting of the
+            game that an environment is made into.
+        leader_agent: the agent that leads in such an environment, see `from_parallel_env`.
 
     Raises:
         InputError: for an unknown game or option, a factory that raises, or one that returns
@@ -47,14 +50,60 @@ def make_game(reference: str, options: Sequence[str] = ()) -> Any:
     from stackelberg.game import Game
 
     factory = _own(reference) if ":" in reference else load("games", reference)
-    game = _call(f"the factory of '{reference}'", factory, options, [Game.__init__])
+    what = f"the factory of '{reference}'"
+    game, held = _first_made(what, factory, options, Game.__init__)
+    if _is_environment(game):
+        from stackelberg.parallel import from_parallel_env
+
+        taken, kinds = [o for o in options if o not in held], _parameters(Game.__init__, [])
+        settings = dict(_parse(what, option, kinds) for option in held)
+
+        def make() -> Any:
+            return _call(what, factory, taken, [Game.__init__])
+
+        return from_parallel_env(make, leader_agent, **settings)
     if not isinstance(game, Game):
         raise InputError(
-            f"a factory '{reference}' that returns a stackelberg Game",
+            f"a factory '{reference}' that returns a stackelberg Game or a PettingZoo environment",
             f"the class {game.__name__}" if isinstance(game, type) else type(game).__name__,
-            "return a games.tabular.TabularGame or TabularDesign, or a subclass of Game",
+            "return a games.tabular.TabularGame or TabularDesign, or a ParallelEnv",
+        )
+    if leader_agent is not None:
+        raise InputError(
+            "a leader agent of a PettingZoo environment alone",
+            f"'{leader_agent}' for the game '{game.name}', where it is clear who leads",
+            "leave --leader-agent out",
         )
     return game
+
+
+def _first_made(
+    what: str, factory: Callable[..., Any], options: Sequence[str], general: Callable[..., Any]
+) -> tuple[Any, list[str]]:
+    """What the factory returns, and the options that it did not take.
+
+    Those can only be settings of games in general, and only if it returns an environment.
+    """
+    own, settings = _parameters(factory, []), _parameters(general, [])
+    keys = {option: option.partition("=")[0] for option in options}
+    held = [o for o in options if keys[o] in settings and keys[o] not in own]
+    try:
+        return _call(what, factory, options, [general]), []
+    except InputError as error:
+        known = _parameters(factory, [general])
+        refused = isinstance(error.__cause__, TypeError) or any(keys[o] not in known for o in held)
+        if not (held and refused):
+            raise
+        made = _call(what, factory, [o for o in options if o not in held], [general])
+        if not _is_environment(made):
+            raise
+        return made, held
+
+
+def _is_environment(made: Any) -> bool:
+    from stackelberg.parallel import is_environment
+
+    return is_environment(made)
 
 
 def make_follower(name: str, options: Sequence[str] = ()) -> Any:

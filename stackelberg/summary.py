@@ -155,12 +155,14 @@ def warn_without_influence(evidence: Evidence, found: list[Tensor], true: list[T
 def evaluation_horizon(game: Game) -> int:
     """Steps until both players' discounted returns have settled to `NEGLIGIBLE` of their scale.
 
-    At most `LONGEST`: closer to 1 a discount makes episodes that no memory holds.
+    At most `LONGEST`: closer to 1 a discount makes episodes that no memory holds; and no more than
+    the game itself allows.
     """
     discount = max(game.leader_discount, game.follower_discount)
     if discount == 0:
         return 1
-    return min(LONGEST, max(1, math.ceil(math.log(NEGLIGIBLE) / math.log(discount))))
+    longest = LONGEST if game.longest is None else min(game.longest, LONGEST)
+    return min(longest, max(1, math.ceil(math.log(NEGLIGIBLE) / math.log(discount))))
 
 
 def interval(returns: Tensor, horizon: int) -> dict[str, Any]:

@@ -30,10 +30,6 @@ def broken():
 def nothing():
     pass
 
-def environment():
-    from games import discrete_toy
-    return discrete_toy.parallel_env()
-
 def unlikely():
     return TabularGame(np.full((1, 2, 2, 1), 0.9), 0.0, 0.0)
 
@@ -155,6 +151,7 @@ def test_usage_needs_no_torch(arguments):
         "train discrete_toy --follower soft-q --follower-option copies=0 --out x",
         "train discrete_toy --resume --out x",
         "train discrete_toy --resume",
+        "train discrete_toy --leader-agent leader --out x",
         "train discrete_toy --game-option bonus=1e308 --out x",
         "train discrete_toy --game-option temperature=1e308 --out x",
         "solve nonsense",
@@ -189,7 +186,7 @@ def test_wrong_game_options_are_one_line_and_nothing_is_written(capsys, option):
     "reference",
     [
         *("absent.py:game", "mine.py:absent", "mine.py:broken", "mine.py:nothing", "mine.py"),
-        *("mine.py:environment", "mine.py:Other", "mine.py:unlikely", "mine.py:unreal"),
+        *("mine.py:Other", "mine.py:unlikely", "mine.py:unreal"),
         *("syntax.py:game", "absent_module:game"),
     ],
 )

@@ -69,10 +69,6 @@ def klass():
     return TabularGame
 
 
-def environment():
-    return small().__class__ and __import__("games.discrete_toy", fromlist=["x"]).parallel_env()
-
-
 def unlikely():
     return TabularGame(np.full((1, 2, 2, 1), 0.9), 0.0, 0.0)
 
@@ -193,7 +189,7 @@ def test_a_wrong_option_is_an_error(file, option):
         ("{file}:leaving", "SystemExit: 3"),
         ("{file}:nothing", "got NoneType; return a games.tabular"),
         ("{file}:klass", "got the class TabularGame"),
-        ("{file}:environment", "got Environment; return"),
+        ("{file}:klass", "returns a stackelberg Game or a PettingZoo environment"),
         ("{file}:Other", "got Other"),
         ("{file}:number", "a function 'number'.*small"),
         ("{file}:absent", "a function 'absent'.*small, .*broken"),
