@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stackelberg.best_known import BestKnown
+    from stackelberg.check import Finding, check_game
     from stackelberg.config import TrainConfig
     from stackelberg.coordinator import Coordinator, Result
     from stackelberg.environment import parallel_env
@@ -17,11 +18,13 @@ _WHERE = {
     "BestKnown": "best_known",
     "Budget": "game",
     "Coordinator": "coordinator",
+    "Finding": "check",
     "Game": "game",
     "InputError": "errors",
     "Result": "coordinator",
     "Solution": "search",
     "TrainConfig": "config",
+    "check_game": "check",
     "from_parallel_env": "parallel",
     "parallel_env": "environment",
     "solve": "search",
@@ -31,11 +34,13 @@ __all__ = [
     "BestKnown",
     "Budget",
     "Coordinator",
+    "Finding",
     "Game",
     "InputError",
     "Result",
     "Solution",
     "TrainConfig",
+    "check_game",
     "from_parallel_env",
     "parallel_env",
     "solve",

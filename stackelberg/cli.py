@@ -328,6 +328,42 @@ class Study:
         return made
 
 
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Examine a game or a PettingZoo environment: what is right, and what to mend."""
+
+    game: GameReference
+    """A shipped name (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
+    game_option: Options = ()
+    """An option of the game, repeatable."""
+    leader_agent: str | None = None
+    """Who leads in a PettingZoo environment; what it says itself, or "leader", unless given."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        from stackelberg import registry
+        from stackelberg.check import check_game
+        from stackelberg.process import interruptible, single_thread
+
+        _, make, settings = registry.make_subject(self.game, self.game_option)
+        interruptible()
+        with single_thread():
+            findings = check_game(make, self.leader_agent, **settings)
+        bad = [one for one in findings if one.status == "fail"]
+        if self.json:
+            rows = [dataclasses.asdict(one) for one in findings]
+            print(json.dumps({"game": self.game, "fit": not bad, "findings": rows}))
+            return 2 if bad else 0
+        for one in findings:
+            print(f"{one.status:<5}{one.name:<14}{one.found}")
+            if one.status != "ok":
+                print(f"{'':<19}to do: {one.advice}")
+        doubts = sum(one.status == "warn" for one in findings)
+        print(f"{len(findings)} items: {len(bad)} to mend, {doubts} to look at")
+        return 2 if bad else 0
+
+
 _NAMES = ("leader_agent", "leader", "follower")  # what a run names beside its game
 _NO_LABEL = ("game_option", "sweeps", "restart", "out", "json", "quiet")  # not what a study is
 
@@ -358,13 +394,14 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Solve, tyro.conf.subcommand("solve")]
     | Annotated[Study, tyro.conf.subcommand("study")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status is 0, 2 (wrong usage or input) or 130 (interrupted)."""
     try:
-        _parse(sys.argv[1:] if arguments is None else arguments).run()
+        return _parse(sys.argv[1:] if arguments is None else arguments).run() or 0
     except InputError as error:
         return _refuse(error)
     except ArithmeticError as error:
@@ -381,7 +418,6 @@ def main(arguments: list[str] | None = None) -> int:
         when = f" {stop}; --resume goes on" if stop.args else ""
         print(f"stackelberg: interrupted{when}", file=sys.stderr)
         return 130
-    return 0
 
 
 def _refuse(error: InputError) -> int:

@@ -136,7 +136,7 @@ class ParallelGame(Game):
         self.name = str(env).replace("/", "_")
         self.longest = _max_cycles(env)
         self.leader_agent, self.follower_agent = _agents(env, leader)
-        self._make_env = make_env
+        self.make_env = make_env
         made_of = [_player(env, agent) for agent in (self.leader_agent, self.follower_agent)]
         self.players: tuple[Player, ...] = tuple(player for player, _ in made_of)
         self.leader_space, self.follower_space = (space for _, space in made_of)
@@ -165,7 +165,7 @@ class ParallelGame(Game):
         return vector
 
     def _another(self) -> "_Copy":
-        env = made(self._make_env)
+        env = made(self.make_env)
         if env.unwrapped in self._bases:
             raise InputError(
                 "a fresh environment whenever make_env is called",

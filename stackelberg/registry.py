@@ -49,17 +49,9 @@ def make_game(reference: str, options: Sequence[str] = (), leader_agent: str | N
     """
     from stackelberg.game import Game
 
-    factory = _own(reference) if ":" in reference else load("games", reference)
-    what = f"the factory of '{reference}'"
-    game, held = _first_made(what, factory, options, Game.__init__)
+    game, make, settings = make_subject(reference, options)
     if _is_environment(game):
         from stackelberg.parallel import from_parallel_env
-
-        taken, kinds = [o for o in options if o not in held], _parameters(Game.__init__, [])
-        settings = dict(_parse(what, option, kinds) for option in held)
-
-        def make() -> Any:
-            return _call(what, factory, taken, [Game.__init__])
 
         return from_parallel_env(make, leader_agent, **settings)
     if not isinstance(game, Game):
@@ -75,6 +67,23 @@ def make_game(reference: str, options: Sequence[str] = (), leader_agent: str | N
             "leave --leader-agent out",
         )
     return game
+
+
+def make_subject(
+    reference: str, options: Sequence[str] = ()
+) -> tuple[Any, Callable[[], Any], dict[str, Any]]:
+    """What a factory returns, whatever it is, a function that makes another, and settings.
+
+    The settings are the options that the factory of an environment does not take.
+    """
+    from stackelberg.game import Game
+
+    factory = _own(reference) if ":" in reference else load("games", reference)
+    what, general = f"the factory of '{reference}'", Game.__init__
+    thing, held = _first_made(what, factory, options, general)
+    taken, kinds = [o for o in options if o not in held], _parameters(general, [])
+    settings = dict(_parse(what, option, kinds) for option in held)
+    return thing, lambda: _call(what, factory, taken, [general]), settings
 
 
 def _first_made(

@@ -1,0 +1,531 @@
+"""Is a game fit to train on? Item by item what is right, what to mend, and the numbers."""
+
+import contextlib
+import copy
+import io
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from pettingzoo.test import parallel_api_test
+from torch import Tensor
+
+from stackelberg import exact, registry
+from stackelberg.access import restrict
+from stackelberg.critics import TabularMemory
+from stackelberg.environment import parallel_env
+from stackelberg.errors import InputError
+from stackelberg.estimators import Evidence, exact_oracle, expected_trace
+from stackelberg.flat_spaces import flat_observation_space, flatten, outside
+from stackelberg.game import Game
+from stackelberg.parallel import ParallelGame, from_parallel_env, made
+from stackelberg.rollout import play
+from stackelberg.trust_region import inner, norm
+from stackelberg.types import commit
+
+Status = Literal["ok", "warn", "fail"]
+
+WALK = 400  # steps in which an environment is watched
+COPIES, LONGEST = 16, 200  # of sampled play, and the steps of its episodes
+MOVES = 8  # actions of a player that are compared
+STREAMS = 64  # of the play that a gradient is estimated from
+NARROW, WIDE = 0.1, 1e3  # spread of action values in temperatures, where a follower learns little
+BEYOND = 0.5  # share of a discounted return that the time limit may hide
+ALIGNED = 0.5  # cosine to the exact hypergradient
+SLOW = 300.0  # steps per second
+TIMED = 0.2  # seconds in which they are counted
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One item: what was found, in numbers, and what to do about it."""
+
+    name: str
+    status: Status  # "fail" must be mended, "warn" may be meant
+    found: str
+    advice: str = "nothing to do"
+
+
+@dataclass
+class _Walk:
+    """An environment under random actions, episode after episode."""
+
+    first: list[dict[Any, Any]] = field(default_factory=list)  # observations at every start
+    steps: list[tuple[dict[Any, Any], ...]] = field(default_factory=list)  # what step() returned
+    error: str = ""  # why it ended, if it did before `WALK` steps
+
+    def observed(self) -> Iterator[tuple[Any, Any]]:
+        for observations in (*self.first, *(step[0] for step in self.steps)):
+            yield from observations.items()
+
+
+def check_game(
+    subject: Game | Callable[[], Any], leader: Any | None = None, **settings: Any
+) -> list[Finding]:
+    """Examine a game, or what makes one; a broken game is a finding, never an exception.
+
+    Args:
+        subject: a Game, or a function that returns one or a PettingZoo environment.
+        leader, settings: of an environment, see `from_parallel_env`.
+    """
+    findings: list[Finding] = []
+    game: Game | None = None
+    make: Callable[[], Any]
+
+    def note(name: str, item: Callable[..., Finding], *given: Any) -> None:
+        findings.append(_guarded(name, item, *given))
+
+    with _quiet():
+        try:
+            thing = subject if isinstance(subject, Game) else _called(subject)
+            if isinstance(thing, ParallelGame):
+                game, make = thing, thing.make_env
+            elif isinstance(thing, Game):
+                game, make = thing, lambda: parallel_env(thing)
+            else:
+                made(lambda: thing)  # an environment, or this says what it is
+                assert callable(subject)
+                make = subject
+        except (Exception, SystemExit) as error:
+            return [_failure("game", error)]
+        note("api", _api, make)
+        walk = _walk(make, 0)
+        note("episodes", _episodes, walk)
+        note("determinism", _determinism, make, walk)
+        note("observations", _observations, make, walk)
+        note("spaces", _spaces, make)
+        note("rewards", _rewards, walk)
+        if game is None:
+            try:
+                game = from_parallel_env(make, leader, **settings)
+            except (Exception, SystemExit) as error:
+                return [*findings, _failure("game", error)]
+        findings.append(Finding("game", "ok", _described(game)))
+        exactly = game.tabular
+        note("influence", _exact_influence if exactly else _sampled_influence, game)
+        note("temperature", _exact_scale if exactly else _sampled_scale, game)
+        note("horizon", _horizon, game)
+        if exactly:
+            note("gradient", _gradient, game)
+        note("speed", _speed, game)
+    return findings
+
+
+def _called(subject: Any) -> Any:
+    if callable(subject):
+        return subject()
+    raise InputError(
+        "a Game, or a function that makes one or a PettingZoo environment",
+        type(subject).__name__,
+        "pass the function, not what it returns",
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What games and conformance tests print stays out of the report."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _guarded(name: str, item: Callable[..., Finding], *given: Any) -> Finding:
+    try:
+        return item(*given)
+    except (Exception, SystemExit) as error:
+        return _failure(name, error)
+
+
+def _failure(name: str, error: BaseException) -> Finding:
+    said = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        found, _, advice = said.rpartition("; ")
+        return Finding(name, "fail", found, advice)
+    said = said[:300]
+    return Finding(name, "fail", f"{type(error).__name__}: {said}", "mend what raises it")
+
+
+def _described(game: Game) -> str:
+    kind = "in arrays" if game.tabular else "stepped, without tables"
+    return (
+        f"'{game.name}' {kind}: leader {game.leader_space}, follower {game.follower_space}, "
+        f"temperature {game.temperature:g}, horizon {game.horizon}"
+    )
+
+
+# ---------------------------------------------------------------- as an environment
+
+
+EXPECTED = ("We recommend agents to be named", "Observation is a single number", "State is a")
+
+
+def _api(make: Callable[[], Any]) -> Finding:
+    """PettingZoo's own conformance test."""
+    env = made(make)
+    for i, agent in enumerate(env.possible_agents):
+        env.action_space(agent).seed(i)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        parallel_api_test(env, num_cycles=WALK // 4)
+    texts = [str(one.message) for one in said if issubclass(one.category, UserWarning)]
+    told = [text for text in texts if not text.startswith(EXPECTED)]
+    if told:
+        return Finding("api", "warn", f"parallel_api_test warns: {told[0]}", "see its own words")
+    return Finding("api", "ok", "passes PettingZoo's parallel_api_test")
+
+
+def _walk(make: Callable[[], Any], seed: int) -> _Walk:
+    walk = _Walk()
+    try:
+        env = made(make)
+        actions = {agent: env.action_space(agent) for agent in env.possible_agents}
+        for i, space in enumerate(actions.values()):
+            space.seed(seed + i)
+        while len(walk.steps) < WALK:
+            start = env.reset(seed=seed + len(walk.first))[0]
+            walk.first.append(copy.deepcopy(dict(start)))
+            while env.agents and len(walk.steps) < WALK:
+                found = env.step({agent: actions[agent].sample() for agent in env.agents})
+                walk.steps.append(tuple(copy.deepcopy(dict(part)) for part in found[:4]))
+            if len(walk.first) > len(walk.steps) + 1:
+                walk.error = "two episodes in a row have no step: agents is empty after reset()"
+                break
+    except (Exception, SystemExit) as error:
+        walk.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return walk
+
+
+def _episodes(walk: _Walk) -> Finding:
+    count = f"{len(walk.first)} episodes with {len(walk.steps)} steps under random actions"
+    if walk.error:
+        return Finding("episodes", "fail", f"after {count}: {walk.error}", "mend reset() or step()")
+    ended = sum(any(step[2].values()) for step in walk.steps)
+    cut = sum(any(step[3].values()) for step in walk.steps)
+    return Finding("episodes", "ok", f"{count}; {ended} terminations, {cut} truncations")
+
+
+def _determinism(make: Callable[[], Any], walk: _Walk) -> Finding:
+    """Do two fresh environments play the same episodes from the same seeds?"""
+    again, name = _walk(make, 0), "determinism"
+    if not walk.steps:
+        return Finding(name, "fail", "there is no step to compare", "see episodes")
+    for i, (one, other) in enumerate(
+        [*zip(walk.first, again.first, strict=False), *zip(walk.steps, again.steps, strict=False)]
+    ):
+        try:
+            np.testing.assert_equal(one, other)
+        except AssertionError:
+            step = i - min(len(walk.first), len(again.first))
+            where = f"step {step + 1}" if step >= 0 else f"the start of episode {i + 1}"
+            return Finding(
+                name,
+                "fail",
+                f"two environments with the same seeds and actions differ at {where}",
+                "draw all randomness from a generator that reset(seed=...) makes",
+            )
+    if len(walk.steps) != len(again.steps):
+        counts = f"{len(walk.steps)} and {len(again.steps)} steps"
+        return Finding(name, "fail", f"the same seeds give {counts}", "seed all randomness")
+    return Finding(name, "ok", f"{len(walk.steps)} steps are the same from the same seeds")
+
+
+def _observations(make: Callable[[], Any], walk: _Walk) -> Finding:
+    """Is everything observed inside its space?"""
+    env, name = made(make), "observations"
+    own = {agent: env.observation_space(agent) for agent in env.possible_agents}
+    boxes = {agent: flat_observation_space(agent, space) for agent, space in own.items()}
+    count, loose = 0, ""
+    for agent, observation in walk.observed():
+        count += 1
+        flat = flatten(own[agent], observation)
+        if flat is None or outside(boxes[agent], flat[None]).any():
+            return Finding(
+                name,
+                "fail",
+                f"observation {count} of agent '{agent}' is not in {own[agent]}: "
+                f"{' '.join(repr(observation).split())[:120]}",
+                "mend it, or observation_space()",
+            )
+        if not loose and not own[agent].contains(observation):
+            kind = getattr(observation, "dtype", type(observation).__name__)
+            loose = f"agent '{agent}' observes {kind}, its space is {own[agent]}"
+    if not count:
+        return Finding(name, "fail", "nothing was observed", "see episodes")
+    if loose:
+        return Finding(name, "warn", loose, "return the space's own dtype")
+    return Finding(name, "ok", f"all {count} are in their spaces")
+
+
+def _spaces(make: Callable[[], Any]) -> Finding:
+    """Are the spaces of an agent always the same objects?"""
+    env, name = made(make), "spaces"
+    for agent in env.possible_agents:
+        for method in (env.observation_space, env.action_space):
+            one, other = method(agent), method(agent)
+            what = f"{method.__name__}('{agent}')"
+            if one != other:
+                return Finding(name, "fail", f"{what} is {one}, then {other}", "keep it the same")
+            if one is not other:
+                advice = "make it once, in __init__: seeds of its samples are lost otherwise"
+                return Finding(name, "warn", f"{what} is a new object with every call", advice)
+    return Finding(name, "ok", "the same objects with every call")
+
+
+def _rewards(walk: _Walk) -> Finding:
+    """Are all rewards finite numbers?"""
+    seen: dict[Any, list[float]] = {}
+    for k, step in enumerate(walk.steps):
+        for agent, reward in step[1].items():
+            number = np.asarray(reward)
+            fits = number.size == 1 and number.dtype.kind in "biuf"
+            if not fits or not np.isfinite(number).all():
+                said = f"agent '{agent}' is paid {reward!r} at step {k + 1}"
+                return Finding("rewards", "fail", said, "pay finite numbers")
+            seen.setdefault(agent, []).append(float(number.reshape(())))
+    said = "; ".join(f"'{a}' {min(r):.4g} to {max(r):.4g}" for a, r in seen.items())
+    if not seen:
+        return Finding("rewards", "fail", "nobody was paid in any step", "see episodes")
+    return Finding("rewards", "ok", f"finite in {len(walk.steps)} steps: {said}")
+
+
+# ---------------------------------------------------------------- as a game
+
+
+def _exact_influence(game: Game) -> Finding:
+    """Do the exact best responses to several leaders, and the leaders' returns, differ?"""
+    leaders = registry.load("leaders", "spread")(game, range(MOVES))
+    commitment = commit(game, leaders).detach()
+    model = game.model(commitment.design)
+    best = exact.best_response(model, commitment.policy).policy
+    worth = exact.leader_return(model, commitment.policy, best)
+    moved = (best.amax(0) - best.amin(0)).max().item()
+    if game.follower_observes_action:
+        moved = max(moved, (best.amax(2) - best.amin(2)).max().item())
+    gain = (worth.max() - worth.min()).item() / max(1.0, worth.abs().max().item())
+    said = (
+        f"among {MOVES} random leaders the best response moves by up to {moved:.2g} in "
+        f"probability, the leader's return from {worth.min():.4g} to {worth.max():.4g}"
+    )
+    return _influence(said, gain > 1e-9, moved > 1e-6)
+
+
+def _sampled_influence(game: Game) -> Finding:
+    """Do rewards and observations differ under different actions of the leader, seeds alike?"""
+    played = [_played(game, leader=move) for move in _moves(game.leader_space)]
+    base = played[0]
+    paid = max((base.leader_reward - p.leader_reward).abs().max().item() for p in played)
+    met = max((base.follower_reward - p.follower_reward).abs().max().item() for p in played)
+    seen = max((base.observation - p.observation).abs().max().item() for p in played)
+    said = (
+        f"from the same seeds, {len(played)} constant leaders change a leader's reward by up to "
+        f"{paid:.3g}, a follower's by {met:.3g}, what it observes by {seen:.3g}"
+    )
+    return _influence(said, paid > 0 or met > 0 or seen > 0, met > 0 or seen > 0)
+
+
+def _influence(said: str, matters: bool, reacts: bool) -> Finding:
+    if not matters:
+        advice = "let rewards or transitions depend on the leader's moves"
+        return Finding("influence", "fail", said, advice)
+    if not reacts:
+        advice = "without a follower that reacts there is no leader-follower problem: see its pay"
+        return Finding("influence", "warn", said, advice)
+    return Finding("influence", "ok", said)
+
+
+def _exact_scale(game: Game) -> Finding:
+    """The spread of the follower's exact action values against several leaders."""
+    leaders = registry.load("leaders", "spread")(game, range(MOVES))
+    commitment = commit(game, leaders).detach()
+    model, policy = game.model(commitment.design), commitment.policy
+    best = exact.best_response(model, policy)
+    value = exact.follower_action_value(model, best.state_value)
+    if not game.follower_observes_action:
+        value = (policy.unsqueeze(-1) * value).sum(-2, keepdim=True).expand(value.shape)
+    spread = (value.amax(-1) - value.amin(-1)) / game.temperature
+    visits = exact.visitation(model, policy, best.policy).clamp(min=0).unsqueeze(-1) * policy
+    mean = ((visits * spread).sum() / visits.sum()).item()
+    return _scale("exact action values of the follower", mean, spread[visits > 0].max().item())
+
+
+def _sampled_scale(game: Game) -> Finding:
+    """The spread of returns over the follower's first action, play being random and seeds alike."""
+    returns = []
+    for move in _moves(game.follower_space):
+        played = _played(game, first=move)
+        discount = game.follower_discount ** torch.arange(played.follower_reward.shape[1])
+        returns.append((played.follower_reward * discount).sum(1))
+    spread = (torch.stack(returns).amax(0) - torch.stack(returns).amin(0)) / game.temperature
+    return _scale(
+        f"the follower's return over {len(returns)} first actions in {COPIES} episodes",
+        spread.mean().item(),
+        spread.max().item(),
+    )
+
+
+def _scale(what: str, mean: float, largest: float) -> Finding:
+    said = f"{what} spread over {mean:.3g} temperatures on average, at most {largest:.3g}"
+    if largest < NARROW:
+        advice = "the follower is nearly uniform: lower the temperature or raise its rewards"
+        return Finding("temperature", "warn", said, advice)
+    if mean > WIDE:
+        advice = "the follower is nearly deterministic and gradients vanish: raise the temperature"
+        return Finding("temperature", "warn", said, advice)
+    return Finding("temperature", "ok", said)
+
+
+def _horizon(game: Game) -> Finding:
+    """What share of the weights of a discounted return lies behind the cuts of episodes."""
+    lengths = torch.tensor([float(game.horizon)])
+    cut = torch.tensor([True])
+    if game.horizon <= 2 * LONGEST:
+        played = _played(game, steps=game.horizon)
+        lengths, cut = played.length, played.cut
+    players = {"leader": game.leader_discount, "follower": game.follower_discount}
+    shares = {who: (cut * rate**lengths).mean().item() for who, rate in players.items()}
+    told = " and ".join(f"{share:.2g} of the {who}'s" for who, share in shares.items())
+    said = f"time limits hide {told} discounted weight, after {lengths.mean():.4g} steps on average"
+    if max(shares.values()) > BEYOND:
+        needed = math.ceil(math.log(0.1) / math.log(max(players.values())))
+        advice = f"allow longer episodes (after {needed} steps 0.1 is left) or lower the discounts"
+        return Finding("horizon", "warn", said, advice)
+    return Finding("horizon", "ok", said)
+
+
+def _gradient(game: Game) -> Finding:
+    """The default estimate from some play, against the exact hypergradient."""
+    leader = registry.load("leaders", "default")(game, (0,))
+    attached = commit(game, leader)
+    response = registry.make_follower("exact").best_respond(game, attached.detach(), (0,))
+    seen = play(
+        game,
+        attached.detach(),
+        response,
+        streams=STREAMS,
+        steps=min(game.horizon, 2 * LONGEST),
+        generators=[np.random.default_rng(0)],
+    )
+    memory = TabularMemory(game, 1)
+    memory.update(seen)
+    evidence = Evidence(
+        game=game,
+        leader=leader,
+        commitment=attached.detach(),
+        follower=restrict(response, "value"),
+        trajectories=seen,
+        memory=memory,
+    )
+    parameters = list(leader.parameters())
+    estimate, true = (
+        _derivative(sum(by(evidence, attached)), parameters)
+        for by in (expected_trace, exact_oracle)
+    )
+    size = norm(true).item()
+    scale = max(1.0, evidence.true_critics.leader_state_value.abs().max().item())
+    if size <= 1e-9 * scale:
+        return Finding(
+            "gradient",
+            "warn",
+            f"the exact hypergradient at the default leader has length {size:.2g}",
+            "start from another leader (--leader spread), or see influence",
+        )
+    cosine = (inner(estimate, true) / (norm(estimate) * size).clamp(min=1e-300)).item()
+    said = (
+        f"from {seen.steps} steps of play the expected trace points {cosine:.3f} (cosine) along "
+        f"the exact hypergradient, whose length is {size:.3g}"
+    )
+    if cosine < ALIGNED:
+        return Finding("gradient", "warn", said, "play more per iteration (--streams, --steps)")
+    return Finding("gradient", "ok", said)
+
+
+def _derivative(surrogate: Any, parameters: list[Any]) -> list[Tensor]:
+    found = torch.autograd.grad(surrogate.sum(), parameters, allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+
+def _speed(game: Game) -> Finding:
+    """Steps per second, in copies side by side."""
+    vector, draw = game.vector(COPIES, torch.Generator().manual_seed(0)), _seeded(1)
+    begun, count = time.perf_counter(), 0
+    while time.perf_counter() - begun < TIMED:
+        found = vector.step(*(_random(s, draw) for s in (game.leader_space, game.follower_space)))
+        vector.reset(found.terminated | found.truncated)
+        count += COPIES
+    rate = count / (time.perf_counter() - begun)
+    said = f"{rate:,.0f} steps per second in {COPIES} copies"
+    if rate < SLOW:
+        return Finding("speed", "warn", said, "profile step(): a follower takes 10,000s of steps")
+    return Finding("speed", "ok", said)
+
+
+# ---------------------------------------------------------------- sampled play
+
+
+@dataclass(frozen=True)
+class _Played:
+    """One episode in every copy [n] for T steps; nothing is paid once it is over."""
+
+    leader_reward: Tensor  # [n, T]
+    follower_reward: Tensor  # [n, T]
+    observation: Tensor  # [n, T, d] of the follower
+    cut: Tensor  # [n] bool: not ended by the rules
+    length: Tensor  # [n] steps
+
+
+def _played(
+    game: Game, *, leader: Any = None, first: Any = None, steps: int | None = None
+) -> _Played:
+    """Random play from always the same seeds.
+
+    Args:
+        leader: its action at every step. first: the follower's first action. Random unless given.
+    """
+    vector, draw = game.vector(COPIES, _seeded(0)), _seeded(1)
+    limit = min(game.horizon, LONGEST) if steps is None else steps
+    over = ended = torch.zeros(COPIES, dtype=torch.bool)
+    length, rows = torch.zeros(COPIES), []
+    for k in range(limit):
+        ours, theirs = (_random(s, draw) for s in (game.leader_space, game.follower_space))
+        if leader is not None:
+            ours = torch.as_tensor(leader).expand_as(ours)
+        if first is not None and k == 0:
+            theirs = torch.as_tensor(first).expand_as(theirs)
+        found = vector.step(ours, theirs)
+        now, length = ~over, length + (~over).float()
+        rewards = found.leader_reward, found.follower_reward
+        met = vector.follower_observation * now.unsqueeze(-1)
+        rows.append((*(reward * now for reward in rewards), met))
+        ended, over = ended | (found.terminated & now), over | found.terminated | found.truncated
+    paid, earned, seen = (torch.stack(column, 1) for column in zip(*rows, strict=True))
+    return _Played(paid, earned, seen, ~ended, length)
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _random(space: spaces.Space, generator: torch.Generator) -> Tensor:
+    """Random actions of all copies."""
+    if isinstance(space, spaces.Discrete):
+        return torch.randint(int(space.n), (COPIES,), generator=generator)
+    own = copy.deepcopy(space)
+    own.seed(int(torch.randint(2**31, (), generator=generator)))
+    return torch.from_numpy(np.stack([own.sample() for _ in range(COPIES)]))
+
+
+def _moves(space: spaces.Space) -> list[Any]:
+    """Some actions of a space, all of them if they are few."""
+    if isinstance(space, spaces.Discrete):
+        return sorted({round(x) for x in np.linspace(0, int(space.n) - 1, MOVES)})
+    return list(_random(space, _seeded(2))[:MOVES])
