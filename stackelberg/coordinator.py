@@ -326,7 +326,7 @@ class Coordinator:
 
 
 def memory_of(game: Game, seeds: Sequence[int], estimate_temperature: bool = False) -> Memory:
-    """What leaders, one for each seed, learn by: counts where the game has tables, else networks."""
+    """What leaders learn by, one for each seed: counts where the game has tables, else networks."""
     if game.tabular:
         return TabularMemory(game, len(seeds), estimate_temperature)
     from stackelberg.neural import ReplayMemory
