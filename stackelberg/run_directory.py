@@ -119,7 +119,8 @@ class RunDirectory:
             many = value if isinstance(value, list) else None
             for i, number in enumerate(many or [value]):
                 tag = name if many is None else f"{name}/{i}"
-                self._writer.add_scalar(tag, number, row["iteration"])
+                if number is not None:
+                    self._writer.add_scalar(tag, number, row["iteration"])
 
     def summarise(self, summary: dict[str, Any]) -> None:
         self._begin()
