@@ -8,7 +8,7 @@ The leader's side holds one of these in place of the follower's response, so wha
 cannot come by: asking for more than the level is an error.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -44,18 +44,32 @@ def steps_of(response: Response) -> int:
     return getattr(response, "steps", 0)
 
 
+class Stateful(Protocol):
+    """What can be saved and go on from there."""
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def load(self, state: dict[str, Tensor]) -> None: ...
+
+
+def keeps_state(part: Any) -> TypeGuard[Stateful]:
+    """Has it methods `state` and `load`?"""
+    return all(callable(getattr(part, name, None)) for name in ("state", "load"))
+
+
 def state_of(follower: Any) -> dict[str, Tensor]:
     """All that a follower's later calls depend on; nothing where it starts every call afresh."""
-    state: dict[str, Tensor] = follower.state() if hasattr(follower, "state") else {}
-    return state
+    return follower.state() if keeps_state(follower) else {}
 
 
 class TrajectoriesAccess:
     """A follower whose actions are all that the leader sees."""
 
     level: Access = "trajectories"
+    shows: tuple[str, ...] = ("sample",)  # what a response must have
 
     def __init__(self, response: Any) -> None:
+        check_shows(response, self.level)
         self._response = response
 
     def sample(
@@ -89,12 +103,6 @@ class TrajectoriesAccess:
         )
 
     def _asked(self, name: str, *arguments: Tensor) -> Tensor:
-        if not hasattr(self._response, name):
-            raise InputError(
-                f"a follower with {name}() at access '{self.level}'",
-                f"{type(self._response).__name__}, which has none",
-                "train with access trajectories",
-            )
         found: Tensor = getattr(self._response, name)(*arguments)
         return found
 
@@ -103,6 +111,7 @@ class PolicyAccess(TrajectoriesAccess):
     """A follower whose policy the leader knows."""
 
     level: Access = "policy"
+    shows: tuple[str, ...] = ("sample", "log_prob")
 
     def log_prob(self, observation: Tensor, leader_action: Tensor) -> Tensor:
         return self._asked("log_prob", observation, leader_action)
@@ -112,6 +121,7 @@ class ValueAccess(PolicyAccess):
     """A follower whose values the leader knows, too."""
 
     level: Access = "value"
+    shows: tuple[str, ...] = ("sample", "log_prob", "value")
 
     def value(self, observation: Tensor, leader_action: Tensor) -> Tensor:
         return self._asked("value", observation, leader_action)
@@ -122,8 +132,30 @@ LEVELS: dict[Access, type[TrajectoriesAccess]] = {
 }
 
 
+def check_shows(response: Any, access: Access) -> None:
+    """Raise InputError unless a response has what a leader with that access may ask for."""
+    missing = [name for name in LEVELS[access].shows if not hasattr(response, name)]
+    if "sample" in missing:
+        raise InputError(
+            "a follower whose best_respond() returns a response, with a method sample()",
+            "None" if response is None else type(response).__name__,
+            "return what acts for the follower, often the follower itself: return self",
+        )
+    if missing:
+        raise InputError(
+            f"a follower's response with {' and '.join(f'{m}()' for m in missing)} at access "
+            f"'{access}'",
+            f"{type(response).__name__}, which has none",
+            "train with access trajectories, for which sample() is enough",
+        )
+
+
 def restrict(response: Any, access: Access) -> TrajectoriesAccess:
-    """The response as a leader with that access sees it."""
+    """The response as a leader with that access sees it.
+
+    Raises:
+        InputError: if it is none, or has not what that access shows.
+    """
     return LEVELS[access](response)
 
 

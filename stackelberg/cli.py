@@ -63,7 +63,7 @@ class Train:
     leader: str = "default"
     """default (what fits the game's action space), spread (the same from N(0, 1)), or mlp."""
     follower: str = "exact"
-    """What best-responds: exact, soft-q."""
+    """What best-responds: exact, soft-q, path/to/file.py:Class, or module:Class."""
     follower_option: Options = ()
     """An option of the follower, repeatable."""
     seed: int = 0

@@ -88,6 +88,12 @@ class TrainConfig:
                 f"optimiser {self.optimiser}",
                 "leave optimiser out, or use the estimator expected-trace",
             )
+        if self.estimator == "exact" and self.estimate_temperature:
+            raise InputError(
+                "a known temperature beside the estimator exact, which reads the true model",
+                "estimate_temperature",
+                "leave estimate_temperature out, or use the estimator expected-trace",
+            )
         if self.estimator == "exact" and self.access != "value":
             raise InputError(
                 "access value beside the estimator exact, which reads the true model",

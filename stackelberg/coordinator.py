@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stackelberg.access import Response, restrict, steps_of
+from stackelberg.access import Response, check_shows, keeps_state, restrict, steps_of
 from stackelberg.best_known import BestKnown
 from stackelberg.config import TrainConfig
 from stackelberg.critics import Memory, TabularMemory
@@ -109,6 +109,8 @@ class Coordinator:
         self._estimator = estimator(self.config.estimator)
         self._advance = OPTIMISERS[self.config.optimiser]
         self._commitment()  # the leader fits the game, or this says why not
+        if hasattr(follower, "sample"):  # it is its own response; others are looked at when made
+            check_shows(follower, self.config.access)
         known = {"game": game.name, "game_options": None, "follower": follower.name}
         self.label = known | (label or {})
         self.memory = memory_of(game, self.seeds, self.config.estimate_temperature)
@@ -233,7 +235,9 @@ class Coordinator:
 
     def _respond(self, commitment: Commitment) -> Response:
         seeds = [int(generator.integers(2**31)) for generator in self._generators(FOLLOWER)]
-        return self.follower.best_respond(self.game, commitment, seeds)
+        response = self.follower.best_respond(self.game, commitment, seeds)
+        check_shows(response, self.config.access)
+        return response
 
     def _probe(self, response: Response) -> Probe:
         return Probe(
@@ -296,7 +300,7 @@ class Coordinator:
     def _parts(self) -> dict[str, Any]:
         parts = {"memory": self.memory, "region": self.region}
         own = {"follower": self.follower, "estimator": self._estimator}
-        return parts | {name: part for name, part in own.items() if hasattr(part, "state")}
+        return parts | {name: part for name, part in own.items() if keeps_state(part)}
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that the next iteration depends on."""

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from stackelberg import exact, hypergradient
 from stackelberg.access import TrajectoriesAccess, policy_table, value_table
+from stackelberg.belief import FADE, UNKNOWN, likely_response, likely_temperature
 from stackelberg.exact import SoftResponse
 from stackelberg.game import Game
 from stackelberg.hypergradient import Critics
-from stackelberg.model import TabularModel
+from stackelberg.model import TabularModel, spread
 from stackelberg.revealed import Revealed
 from stackelberg.rollout import Trajectories
 from stackelberg.types import Commitment
@@ -44,6 +45,7 @@ class Memory(Protocol):
 
 
 COUNTS = ("arrivals", "visits", "leader_reward", "follower_reward", "starts", "recent")
+ESTIMATE = ("temperature", "certainty")
 
 
 class TabularMemory:
@@ -51,12 +53,22 @@ class TabularMemory:
 
     How (s,a,b) leads to s' and to rewards does not change when the two policies do, so nothing is
     forgotten; only where a design moves the transitions themselves does every update start anew.
+    What the follower did is another matter: it did so in answer to the leader of its time.
+
+    Args:
+        estimate_temperature: the leaders are not told the follower's, and estimate it whenever they
+            look for their critics (`belief.likely_temperature`).
     """
 
     temperature: float | Tensor
+    certainty: Tensor  # [M] of an estimate: 1 / variance of log beta; 0 before the first
 
     def __init__(self, game: Game, leaders: int, estimate_temperature: bool = False) -> None:
         self.temperature, self.estimates = game.temperature, estimate_temperature
+        if estimate_temperature:
+            self.temperature = torch.ones(leaders, dtype=torch.float64)
+            self.certainty = torch.zeros(leaders, dtype=torch.float64)
+            self._before = self.temperature, self.certainty
         model = game.simulated_model(_any_design(game))
         self.game = game
         self.shape = (leaders, model.states, model.leader_actions, model.follower_actions)
@@ -65,7 +77,7 @@ class TabularMemory:
         self.leader_reward = torch.zeros_like(self.visits)
         self.follower_reward = torch.zeros_like(self.visits)
         self.starts = torch.zeros(self.shape[:2], dtype=torch.float64)
-        self.recent = torch.zeros_like(self.visits)  # of the last update alone
+        self.recent = torch.zeros_like(self.visits)  # of the last own update alone
         self.revealed: Revealed | None = None
         self._means: tuple[Tensor, Tensor, Tensor] | None = None  # until the next update
 
@@ -92,7 +104,9 @@ class TabularMemory:
         counts.view(-1).index_add_(0, cell, torch.ones_like(went_on))
         self.visits += counts
         if own:
-            self.recent.copy_(counts)
+            self.recent = counts
+            if isinstance(self.temperature, Tensor):
+                self._before = self.temperature, FADE * self.certainty
         self.leader_reward.view(-1).index_add_(0, cell, seen.leader_reward.flatten())
         self.follower_reward.view(-1).index_add_(0, cell, seen.follower_reward.flatten())
         first = (seen.time == 0).to(torch.float64).flatten()
@@ -103,13 +117,14 @@ class TabularMemory:
     def reveal(self, commitment: Commitment, response: SoftResponse) -> None:
         """Learn of transitions from responses that show their values, K to each of the M leaders.
 
-        Where the follower does not observe the leader's action, they do not tell; see `Revealed`.
+        Where the follower does not observe the leader's action, they do not tell, nor where its
+        temperature is not known; see `Revealed`.
 
         Args:
             commitment: what was answered, all of the first leader's first, [M K, ...].
         """
         model = self.game.model(commitment.design)
-        if not model.follower_observes_action or not model.follower_discount:
+        if self.estimates or not model.follower_observes_action or not model.follower_discount:
             return
         if self.revealed is None:
             self.revealed = Revealed(self.shape)
@@ -119,7 +134,7 @@ class TabularMemory:
             known = model.follower_reward.expand(response.policy.shape)
             reward = known.unflatten(0, (self.shape[0], -1))
         many = SoftResponse(policy, value, state_value)
-        self.revealed.add(many, model.temperature, model.follower_discount, reward)
+        self.revealed.add(many, self.game.temperature, model.follower_discount, reward)
         self._means = None
 
     def model(self, commitment: Commitment) -> TabularModel:
@@ -148,15 +163,42 @@ class TabularMemory:
             leader_reward=leader_reward,
             follower_reward=follower_reward,
             initial=self.starts / self.starts.sum(-1, keepdim=True),
+            temperature=self.temperature,
         )
 
     def critics(
         self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories
     ) -> Critics:
         """Values, visitation and expected trace on the learned model, in every state."""
+        if self.estimates:
+            self._estimate(commitment, follower)
         model = self.model(commitment)
         believed = believed_response(self, model, commitment.policy, follower)
         return hypergradient.tabular_critics(model, commitment.policy, believed)
+
+    def _estimate(self, commitment: Commitment, follower: TrajectoriesAccess) -> None:
+        """The temperature, from the last own play and what was known before it.
+
+        Play before that was an answer to other policies: it counts by what it told then, faded.
+        Where the leaders may see the follower's policy, that is what is made most likely, in place
+        of the actions drawn from it. The first guess is the range of the follower's rewards.
+        """
+        model, counts = self.model(commitment), self.recent
+        if follower.level != "trajectories":
+            g = policy_table(follower, self.game, self.shape[0], self.shape[2])
+            counts = counts.sum(-1, keepdim=True) * g
+        low, high = torch.aminmax(model.follower_reward.expand(self.shape).flatten(1), dim=-1)
+        guess = torch.where(high > low, high - low, 1.0)
+        known, certainty = self._before
+        guess = torch.where(certainty > 0, known, guess)
+        certainty = certainty.clamp(min=UNKNOWN)
+        tried = self.visits > 0
+        if not model.follower_observes_action:
+            tried = tried.any(-2, keepdim=True).expand(self.shape)
+        self.temperature, told = likely_temperature(
+            model, commitment.policy, counts * tried, tried, guess, certainty
+        )
+        self.certainty = certainty + told
 
     def _transitions(self) -> Tensor:
         rows = means(self.arrivals, self.visits)
@@ -175,16 +217,22 @@ class TabularMemory:
         one.load({name: value[leader : leader + 1] for name, value in self.state().items()})
         return one
 
+    @property
+    def _tables(self) -> tuple[str, ...]:
+        return COUNTS + ESTIMATE * self.estimates
+
     def state(self) -> dict[str, Tensor]:
-        state = {name: getattr(self, name) for name in COUNTS}
+        state = {name: getattr(self, name) for name in self._tables}
         if self.revealed is not None:
             state |= {f"revealed.{name}": v for name, v in self.revealed.state().items()}
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
         self._means = self.revealed = None
-        for name in COUNTS:
+        for name in self._tables:
             setattr(self, name, state[name].clone())
+        if isinstance(self.temperature, Tensor):
+            self._before = self.temperature, self.certainty
         told = {k.removeprefix("revealed."): v for k, v in state.items() if "." in k}
         if told:
             self.revealed = Revealed(self.shape)
@@ -239,8 +287,12 @@ def believed_response(
     """The follower's behaviour and values as the leader knows or estimates them.
 
     At access `value` they are given. At access `policy` g is given and V_F follows from it by soft
-    policy evaluation on the learned model. At access `trajectories` g is estimated: the actions of
-    the last batch, on top of `PRIOR` pseudo-counts of the soft best response to the learned model.
+    policy evaluation on the learned model. At access `trajectories` g, too, is estimated, from the
+    soft best response to the learned model and from what the follower did in the last own play
+    (`belief.likely_response`); in earlier play it answered other leaders.
+
+    The evaluation is certainty equivalence: in tables the fixed point, on all transitions that were
+    ever seen, of temporal differences corrected for the policies that they were sampled under.
     """
     leaders, _, actions, _ = memory.shape
     if follower.level != "trajectories":
@@ -249,19 +301,15 @@ def believed_response(
         value = value_table(follower, memory.game, leaders, actions)
         return SoftResponse(behaviour, value, (policy * value).sum(-1))
     if follower.level == "trajectories":
-        prior = exact.best_response(model, policy).policy
-        counts = memory.recent
-        if not model.follower_observes_action:
-            counts = counts.sum(-2, keepdim=True).expand(counts.shape)
-        behaviour = (counts + PRIOR * prior) / (counts.sum(-1, keepdim=True) + PRIOR)
+        predicted, counts = exact.best_response(model, policy).policy, memory.recent
+        if not model.follower_observes_action:  # all of the leader's actions together
+            predicted, counts = predicted[:, :, :1], counts.sum(-2, keepdim=True)
+        behaviour = likely_response(predicted, counts).expand(memory.shape)
     state_value = exact.follower_values(model, policy, behaviour)
     action_value = exact.follower_action_value(model, state_value)
     if not model.follower_observes_action:
-        seen = (policy.unsqueeze(-1) * action_value).sum(-2, keepdim=True)
-        action_value = seen.expand(action_value.shape)
-    entropy = torch.special.entr(behaviour)
-    value = (behaviour * action_value + model.temperature * entropy).sum(-1)
+        mean = (policy.unsqueeze(-1) * action_value).sum(-2, keepdim=True)
+        action_value = mean.expand(action_value.shape)
+    entropy = spread(model.temperature, 3) * torch.special.entr(behaviour)
+    value = (behaviour * action_value + entropy).sum(-1)
     return SoftResponse(behaviour, value, state_value)
-
-
-PRIOR = 20.0  # pseudo-counts: how many observed actions outweigh the predicted response

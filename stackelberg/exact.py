@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stackelberg.model import TabularModel
+from stackelberg.model import TabularModel, spread
 
 
 class SoftResponse(NamedTuple):
@@ -71,8 +71,8 @@ def soft_response(model: TabularModel, policy: Tensor, action_value: Tensor) -> 
     if not model.follower_observes_action:
         seen = (policy.unsqueeze(-1) * action_value).sum(-2, keepdim=True)
         action_value = seen.expand(action_value.shape)
-    scaled = action_value / model.temperature
-    value = model.temperature * torch.logsumexp(scaled, -1)  # [M, S, A]
+    scaled = action_value / spread(model.temperature, 3)
+    value = spread(model.temperature, 2) * torch.logsumexp(scaled, -1)  # [M, S, A]
     return SoftResponse(torch.softmax(scaled, -1), value, (policy * value).sum(-1))
 
 
@@ -82,7 +82,7 @@ def follower_values(model: TabularModel, policy: Tensor, response: Tensor) -> Te
     v(s) = sum_ab f g [ r_F - beta log g + gamma_F sum_s' P v(s') ].
     """
     entropy = torch.special.entr(response)  # -g log g, with 0 log 0 = 0
-    per_action = response * model.follower_reward + model.temperature * entropy
+    per_action = response * model.follower_reward + spread(model.temperature, 3) * entropy
     reward = (policy * per_action.sum(-1)).sum(-1)
     kernel = joint_kernel(model, policy, response)
     return solve_values(kernel, model.follower_discount, reward, model.classes)
@@ -155,7 +155,7 @@ def sweep(
     for _ in range(sweeps):
         found = soft_response(model, policy, follower_action_value(model, value))
         value = found.state_value  # the first backup under the fresh policy
-        entropy = model.temperature * torch.special.entr(found.policy)
+        entropy = spread(model.temperature, 3) * torch.special.entr(found.policy)
         for _ in range(backups - 1):
             action_value = follower_action_value(model, value)
             value = (policy * (found.policy * action_value + entropy).sum(-1)).sum(-1)

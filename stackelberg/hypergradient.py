@@ -38,7 +38,7 @@ from stackelberg.exact import (
     resolvent,
     split,
 )
-from stackelberg.model import TabularModel
+from stackelberg.model import TabularModel, spread
 
 BLOCK = 64  # steps that a long scan takes at once; a short one takes four times as many
 
@@ -137,7 +137,7 @@ def stackelberg_advantage(
     follower_advantage: Tensor,
     trace: Tensor,
     discount_weight: Tensor,
-    temperature: float,
+    temperature: float | Tensor,
 ) -> Tensor:
     """gamma_L^k A_L + e_k A_F / beta: what multiplies grad log f(a_k|s_k), all [..., T].
 
@@ -146,9 +146,10 @@ def stackelberg_advantage(
         follower_advantage: V_F(s,a) - E_f V_F(s,.) with the exclusive trace; for a follower that
             does not see a_k, q_F(s,a,b) - E_f q_F(s,.,b) with the inclusive trace.
         trace: the benefit trace, sampled or expected. discount_weight: gamma_L^k.
+        temperature: beta, or one for each of M leaders whose tensors are [M, N, T].
     """
     direct = discount_weight * leader_advantage
-    return torch.addcmul(direct, trace, follower_advantage, value=1 / temperature)
+    return torch.addcmul(direct, trace, follower_advantage / spread(temperature, 2))
 
 
 def policy_surrogate(log_prob: Tensor, advantage: Tensor, episodes: Tensor) -> Tensor:
@@ -317,7 +318,11 @@ def direct_surrogate(critics: Critics, policy: Tensor, action_value: Tensor) -> 
 
 
 def indirect_surrogate(
-    critics: Critics, policy: Tensor, action_value: Tensor, temperature: float, observes: bool
+    critics: Critics,
+    policy: Tensor,
+    action_value: Tensor,
+    temperature: float | Tensor,
+    observes: bool,
 ) -> Tensor:
     """[M] whose gradient is the part of the hypergradient that runs through the follower.
 
@@ -331,6 +336,7 @@ def indirect_surrogate(
 
     Args:
         action_value: q_F(s,a,b) = r_F + gamma_F sum_s' P V_F(s') [M, S, A, B].
+        temperature: beta, or one for each leader [M].
         observes: does the follower see the leader's action?
     """
     trace = critics.trace[..., None, None]
@@ -343,12 +349,12 @@ def indirect_surrogate(
     return (arrived + moved) / temperature
 
 
-def exchange_rate(critics: Critics, temperature: float) -> Tensor:
+def exchange_rate(critics: Critics, temperature: float | Tensor) -> Tensor:
     """rho(s) = c(s) / (beta d(s)) [M, S]: the leader's price of a unit of the follower's value.
 
     The leader climbs V_L(s,a) + rho(s) V_F(s,a); where rho > 0 it pays to please the follower,
     where rho < 0 to displease it. 0 in states that are never visited.
     """
     visited = critics.visitation > 0
-    rate = critics.trace / (temperature * torch.where(visited, critics.visitation, 1.0))
+    rate = critics.trace / torch.where(visited, critics.visitation, 1.0) / spread(temperature, 1)
     return torch.where(visited, rate, 0.0)

@@ -73,14 +73,14 @@ def _spaces(game: Game) -> dict[str, str]:
     return {name: repr(getattr(game, name)) for name in names}
 
 
-def _settings(part: Game | Follower) -> dict[str, Any]:
-    """The public attributes of plain types and dataclasses."""
+def _settings(part: Any) -> dict[str, Any]:
+    """The public attributes of plain types, and of dataclasses theirs in turn."""
     found: dict[str, Any] = {}
-    for name, value in vars(part).items():
+    for name, value in getattr(part, "__dict__", {}).items():
         if name.startswith("_"):
             continue
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            found[name] = dataclasses.asdict(value)
+            found[name] = _settings(value)
         elif value is None or isinstance(value, (bool, int, float, str)):
             found[name] = value
     return found

@@ -25,7 +25,7 @@ class TabularModel:
     initial: Tensor  # [M, S] distribution of the first state
     leader_discount: float  # in [0, 1)
     follower_discount: float  # in [0, 1)
-    temperature: float  # > 0, the weight of the follower's entropy
+    temperature: float | Tensor  # > 0, the weight of the follower's entropy; or one for each [M]
     follower_observes_action: bool = True  # does b_t depend on a_t, or on s_t alone?
     ending: Tensor | None = None  # [M, S, A, B, S] probability that play ends in s'; None: never
     classes: int = 1  # equal runs of states with no way between them, as the contexts of a game
@@ -52,6 +52,11 @@ class TabularModel:
             initial=self.initial.detach(),
             ending=None if self.ending is None else self.ending.detach(),
         )
+
+
+def spread(values: float | Tensor, dimensions: int) -> float | Tensor:
+    """A number as it is, numbers [M] with so many dimensions more, to meet a table [M, ...]."""
+    return values[(..., *[None] * dimensions)] if isinstance(values, Tensor) else values
 
 
 def closed_classes(transition: Tensor) -> int:

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from stackelberg.access import Response, TrajectoriesAccess, restrict, state_of, steps_of
+from stackelberg.access import (
+    Response,
+    TrajectoriesAccess,
+    keeps_state,
+    restrict,
+    state_of,
+    steps_of,
+)
 from stackelberg.config import Access
 from stackelberg.game import Game
 from stackelberg.rollout import Trajectories, play
@@ -108,7 +115,7 @@ class Probe:
         try:
             return self.follower.best_respond(self.game, commitment, seeds)
         finally:
-            if hasattr(self.follower, "load"):
+            if keeps_state(self.follower):
                 self.follower.load(state)
 
     @contextmanager

@@ -25,7 +25,8 @@ def load(kind: str, name: str) -> Callable[..., Any]:
     """The registered factory. Raises InputError for an unknown name."""
     found = [p for p in metadata.entry_points(group=f"stackelberg.{kind}") if p.name == name]
     if not found:
-        hint = " (or path/to/file.py:factory, or module:factory)" if kind == "games" else ""
+        own = {"games": "factory", "followers": "Class"}.get(kind)
+        hint = f" (or path/to/file.py:{own}, or module:{own})" if own else ""
         raise InputError(
             f"one of the {kind} {', '.join(names(kind))}{hint}", f"'{name}'", "check the spelling"
         )
@@ -115,13 +116,34 @@ def _is_environment(made: Any) -> bool:
     return is_environment(made)
 
 
-def make_follower(name: str, options: Sequence[str] = ()) -> Any:
-    """The registered follower with `KEY=VALUE` options. Raises InputError as `make_game` does."""
-    return _call(f"follower '{name}'", load("followers", name), options, [])
+def make_follower(reference: str, options: Sequence[str] = ()) -> Any:
+    """The follower that a command line names.
+
+    Args:
+        reference: a registered name, `path/to/file.py:Class`, or `module:Class`; a function that
+            makes a follower will do for a class.
+        options: `KEY=VALUE` strings for it.
+
+    Raises:
+        InputError: as `make_game`.
+    """
+    from stackelberg.types import is_follower
+
+    make = _own(reference) if ":" in reference else load("followers", reference)
+    follower = _call(f"follower '{reference}'", make, options, [])
+    if isinstance(follower, type) or not is_follower(follower):
+        raise InputError(
+            f"a follower from '{reference}', with a name and best_respond(game, commitment, seeds)",
+            f"the class {follower.__name__}"
+            if isinstance(follower, type)
+            else f"{type(follower).__name__}",
+            "give the class what is missing; see stackelberg.types.Follower",
+        )
+    return follower
 
 
 def _own(reference: str) -> Callable[..., Any]:
-    """The factory in a user's file or module."""
+    """The factory or class in a user's file or module."""
     place, _, attribute = reference.rpartition(":")
     path = Path(place)
     if path.suffix == ".py" and not path.is_file():
@@ -141,9 +163,9 @@ def _own(reference: str) -> Callable[..., Any]:
         own = module.__name__
         public = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == own]
         raise InputError(
-            f"a function '{attribute}' in {place}",
+            f"a function or class '{attribute}' in {place}",
             f"these: {', '.join(public) or 'none'}",
-            "name the function that returns the game",
+            "name the one that makes what is asked for",
         )
     return typing.cast(Callable[..., Any], factory)
 

@@ -235,15 +235,19 @@ def _check_actions(game: Game, response: Response, actions: Tensor, seen: Tensor
     space = game.follower_space
     fits = isinstance(actions, Tensor) and actions.shape[:2] == seen.shape[:2]
     if fits and isinstance(space, spaces.Discrete):
-        inside = actions.dim() == 2 and not actions.is_floating_point()
+        inside = actions.dim() == 2 and actions.dtype in (torch.int64, torch.int32)
         fits = inside and bool(((actions >= 0) & (actions < int(space.n))).all())
     if not fits:
-        what = f"a tensor of shape {list(actions.shape)}" if isinstance(actions, Tensor) else ""
+        what = type(actions).__name__
+        if isinstance(actions, Tensor):
+            what = f"a tensor of shape {list(actions.shape)} and {actions.dtype}"
+            if actions.numel():
+                what += f", from {actions.min().item():g} to {actions.max().item():g}"
         raise InputError(
-            f"a follower whose sample() gives an action in {space} for each of "
-            f"{list(seen.shape[:2])} observations",
-            what or type(actions).__name__,
-            f"see sample() of {type(response).__name__}",
+            f"a follower whose sample() gives a tensor of shape {list(seen.shape[:2])}, an integer "
+            f"action in {space} for each observation",
+            what,
+            f"mend sample() of {type(response).__name__}",
         )
 
 

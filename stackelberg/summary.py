@@ -36,8 +36,9 @@ def iteration_row(
     `leader_estimate` is what the leader believes its objective to be; `leader_objective` and
     `follower_gap` read the true model and are for the eye only; None where there are no tables to
     read, but for a gap that the follower itself has measured. Both `leader_return` and
-    `leader_objective` are against the follower's present response, not its best one. `env_steps`
-    of the summary is the last row's `leader_steps` and `follower_steps`: so far, per leader.
+    `leader_objective` are against the follower's present response, not its best one; `temperature`
+    is what the leader takes the follower's to be, where it has to estimate it. `env_steps` of the
+    summary is the last row's `leader_steps` and `follower_steps`: so far, per leader.
     """
     game, commitment, seen = evidence.game, evidence.commitment, evidence.trajectories
     objective, gap = None, getattr(response, "gap", None)
@@ -60,6 +61,8 @@ def iteration_row(
         "cosine": inner(direct, indirect) / torch.where(product > 0, product, 1.0),
         "entropy": torch.special.entr(commitment.policy).sum(-1).mean(-1),
     }
+    if isinstance(evidence.temperature, Tensor):
+        columns["temperature"] = evidence.temperature
     return {name: _maybe(column) for name, column in columns.items()}
 
 

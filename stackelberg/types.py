@@ -103,14 +103,20 @@ def check_parts(game: Any, leader: Any, follower: Any, config: Any) -> None:
         (
             "follower",
             follower,
-            not isinstance(follower, type) and hasattr(follower, "best_respond"),
-            "make one, as in agents.ExactFollower()",
+            not isinstance(follower, type) and is_follower(follower),
+            "make one, as in agents.ExactFollower(); it has a name and "
+            "best_respond(game, commitment, seeds)",
         ),
         ("config", config, isinstance(config, TrainConfig), "pass stackelberg.TrainConfig(...)"),
     )
     for name, given, fits, fix in parts:
         if not fits:
             raise InputError(f"a {name} object", f"{given!r}", fix)
+
+
+def is_follower(part: Any) -> bool:
+    """Has it a follower's name and method?"""
+    return callable(getattr(part, "best_respond", None)) and hasattr(part, "name")
 
 
 def commit(game: Game, leader: Leader, points: Tensor | None = None) -> Commitment:
@@ -240,8 +246,8 @@ class TabularResponse:
 class Follower(Protocol):
     """A black box that trains to its best response.
 
-    One that is warm-started from call to call also has `state() -> dict[str, Tensor]`, all that a
-    later call depends on, and `load(state)`.
+    One that has `sample` is its own response. One that is warm-started from call to call also has
+    `state() -> dict[str, Tensor]`, all that a later call depends on, and `load(state)`.
     """
 
     name: str

@@ -314,7 +314,7 @@ class Knowing:
     """In place of a memory: the true model."""
 
     def __init__(self, game: Game) -> None:
-        self.game = game
+        self.game, self.temperature = game, game.temperature
 
     def model(self, commitment: Commitment) -> TabularModel:
         return self.game.model(commitment.design)

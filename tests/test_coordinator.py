@@ -69,6 +69,9 @@ SETTINGS = {
     "sweeps, carried": Setting(TOY, follower=lambda: ExactFollower(3, backups=2)),
     "sweeps, reset": Setting(TOY, follower=lambda: ExactFollower(3, restart="reset")),
     "soft-q": Setting(TOY, follower=small_soft_q, config={"access": "policy"}),
+    "temperature unknown": Setting(
+        TOY, config={"access": "trajectories", "estimate_temperature": True}
+    ),
     "soft-q, many designs": Setting(DESIGN, follower=small_soft_q, seeds=(0, 1)),
     "design": Setting(DESIGN),
     "mlp": Setting(TOY, mlp_leader),
@@ -550,6 +553,7 @@ def test_a_run_does_not_go_into_a_folder_that_another_took_meanwhile(tmp_path):
         {"optimiser": "adam"},
         {"access": "policy", "estimator": "exact"},
         {"access": "trajectories", "estimator": "exact"},
+        {"estimate_temperature": True, "estimator": "exact"},
     ],
 )
 def test_settings_out_of_range_are_an_error(options):

@@ -16,8 +16,9 @@ from strategies import (
 from torch import Tensor
 
 from games import discrete_toy
-from stackelberg import critics, estimators, exact
+from stackelberg import estimators, exact
 from stackelberg.access import PolicyAccess, TrajectoriesAccess, ValueAccess, restrict
+from stackelberg.belief import likely_response
 from stackelberg.critics import TabularMemory, believed_response
 from stackelberg.errors import InputError
 from stackelberg.game import Game
@@ -315,18 +316,20 @@ def test_access_policy_evaluates_the_given_policy(kind):
 
 
 @pytest.mark.parametrize("kind", ["observing", "blind"])
-def test_access_trajectories_counts_on_top_of_the_predicted_response(kind):
-    """(recent counts + 20 prior) / (visits + 20); a blind follower's counts over all a together."""
+def test_access_trajectories_goes_by_prediction_and_the_last_play(kind):
+    """A blind follower's actions count over all a together."""
     game = game_of(kind)
     commitment = commitment_of(game)
     nothing = TrajectoriesAccess(TabularResponse(torch.full((LEADERS, 3, 2, 3), np.nan).double()))
     memory, found = believed(game, commitment, nothing, batches=2)
     model = memory.model(commitment)
-    prior = exact.best_response(model, commitment.policy).policy
-    for m, s, a, b in np.ndindex(*prior.shape):
-        seen = memory.recent[m, s] if kind == "blind" else memory.recent[m, s, a : a + 1]
-        chance = (seen[:, b].sum() + 20 * prior[m, s, a, b]) / (seen.sum() + 20)
-        assert found.policy[m, s, a, b].item() == pytest.approx(chance.item(), rel=1e-12)
+    predicted = exact.best_response(model, commitment.policy).policy
+    if kind == "blind":
+        rows = predicted[:, :, :1], memory.recent.sum(-2, keepdim=True)
+    else:
+        rows = predicted, memory.recent
+    torch.testing.assert_close(found.policy, likely_response(*rows).expand_as(predicted))
+    assert (found.policy - predicted).abs().max() > 1e-3
     states = exact.follower_values(model, commitment.policy, found.policy)
     torch.testing.assert_close(found.state_value, states)
     assert memory.visits.sum() == 2 * memory.recent.sum()
@@ -340,7 +343,6 @@ def test_nothing_seen_leaves_the_predicted_response():
     given = TrajectoriesAccess(TabularResponse(best.policy))
     found = believed_response(memory, model, commitment.policy, given)
     torch.testing.assert_close(found, best)
-    assert critics.PRIOR == 20
 
 
 def test_responses_refuse_what_the_access_level_hides():

@@ -19,6 +19,7 @@ from strategies import (
 
 from games import four_rooms, matrix
 from stackelberg import exact
+from stackelberg.access import TrajectoriesAccess
 from stackelberg.model import TabularModel
 from stackelberg.rollout import Trajectories, play
 from stackelberg.types import Commitment, TabularResponse
@@ -52,7 +53,12 @@ def generators(count=LEADERS, seed=0):
     return [np.random.default_rng([seed, m]) for m in range(count)]
 
 
-def played(game, commitment, response, **options) -> Trajectories:
+PATHS = {"in tables": lambda response: response, "stepped": TrajectoriesAccess}  # which hides them
+both_paths = pytest.mark.parametrize("path", PATHS)
+
+
+def played(game, commitment, response, path="in tables", **options) -> Trajectories:
+    response = PATHS[path](response)
     given = {"generators": generators(len(commitment.policy)), "streams": 50, "steps": 30}
     return play(game, commitment, response, **given | options)
 
@@ -140,11 +146,12 @@ def game(request, recipe):
     return MAKERS[request.param](recipe)
 
 
-def test_frequencies(game):
+@both_paths
+def test_frequencies(game, path):
     """Every (s, a, b, s', ended) of every leader comes as often as its arrays say."""
     commitment = commitment_of(game)
     response = response_of(game, commitment)
-    found = played(game, commitment, response, streams=4000, steps=11, horizon=4)
+    found = played(game, commitment, response, path, streams=4000, steps=11, horizon=4)
     model = game.model(commitment.design)
     shape = (*(model.states, model.leader_actions, model.follower_actions, model.states), 2)
     for m in range(LEADERS):
@@ -184,7 +191,8 @@ def test_frequencies_of_step(game):
 
 @pytest.mark.parametrize("termination", ["never", "anywhere", "on leaving"])
 @pytest.mark.parametrize("observes", [True, False])
-def test_returns_are_the_exact_objective(termination, observes):
+@both_paths
+def test_returns_are_the_exact_objective(termination, observes, path):
     """The mean discounted return of episodes that are hardly cut is J, for all leaders at once."""
     recipe = Recipe(
         seed=7, states=4, termination=termination, leader_discount=0.7, observes=observes
@@ -193,9 +201,8 @@ def test_returns_are_the_exact_objective(termination, observes):
     commitment = commitment_of(game)
     model = game.model()
     best = exact.best_response(model, commitment.policy)
-    found = played(
-        game, commitment, TabularResponse(best.policy, best), streams=8000, steps=50, horizon=50
-    )
+    response = TabularResponse(best.policy, best)
+    found = played(game, commitment, response, path, streams=8000, steps=50, horizon=50)
     returns = found.first_returns(found.leader_reward, game.leader_discount)
     expected = exact.objective(model, commitment.policy)
     error = (returns.mean(1) - expected) / (returns.std(1) / 8000**0.5)
@@ -203,12 +210,13 @@ def test_returns_are_the_exact_objective(termination, observes):
     assert expected.std() > 0.01  # the leaders do differ
 
 
-def test_follower_returns_are_its_value():
+@both_paths
+def test_follower_returns_are_its_value(path):
     """The same for the follower, with the entropy that its value adds."""
     game = random_game(Recipe(seed=8, states=4, termination="anywhere", follower_discount=0.8))
     commitment = commitment_of(game)
     response = response_of(game, commitment)
-    found = played(game, commitment, response, streams=8000, steps=60, horizon=60)
+    found = played(game, commitment, response, path, streams=8000, steps=60, horizon=60)
     leader = torch.arange(LEADERS)[:, None, None]
     chance = response.policy[leader, found.state, found.leader_action, found.follower_action]
     reward = found.follower_reward - game.temperature * chance.log()
@@ -219,11 +227,13 @@ def test_follower_returns_are_its_value():
     assert error.abs().max() < 4
 
 
-def test_returns_of_a_matrix_game():
+@both_paths
+def test_returns_of_a_matrix_game(path):
     game = matrix.game("commitment", temperature=0.2)
     commitment = Commitment(torch.tensor([[[0.6, 0.4]]], dtype=torch.float64), None)
     best = exact.best_response(game.model(), commitment.policy)
-    found = played(game, commitment, TabularResponse(best.policy, best), streams=400, steps=100)
+    response = TabularResponse(best.policy, best)
+    found = played(game, commitment, response, path, streams=400, steps=100)
     assert found.terminated.all()
     assert found.episodes.tolist() == [40_000]
     error = found.leader_reward.mean() - exact.objective(game.model(), commitment.policy)
@@ -248,13 +258,14 @@ def test_returns_keep_double_precision():
     assert found.first_returns(ones, 0.97).item() == pytest.approx(expected, rel=1e-13)
 
 
+@both_paths
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(game=tabular_games() | design_games())
-def test_bookkeeping(game):
+def test_bookkeeping(game, path):
     """Clocks, endings, continuations and rewards are consistent within every stream."""
     commitment = commitment_of(game)
     response = response_of(game, commitment)
-    found = played(game, commitment, response, streams=6, steps=25, horizon=5)
+    found = played(game, commitment, response, path, streams=6, steps=25, horizon=5)
     clock, state, over = found.time, found.state, found.terminated
     assert found.steps == 6 * 25
     assert (clock[..., 0] == 0).all()
@@ -275,8 +286,8 @@ def test_bookkeeping(game):
         ended = over[m].numpy()
         assert (arrays["weight"][index] > 0).all()
         assert (np.where(ended, arrays["ending"][arrival], arrays["going"][arrival]) > 0).all()
-        np.testing.assert_array_equal(found.leader_reward[m], arrays["leader_reward"][index])
-        np.testing.assert_array_equal(found.follower_reward[m], arrays["follower_reward"][index])
+        for who in ("leader_reward", "follower_reward"):
+            np.testing.assert_allclose(getattr(found, who)[m], arrays[who][index], rtol=1e-12)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -327,7 +338,8 @@ def test_play_draws_no_more_than_it_uses(termination):
         assert one.random() == other.random()
 
 
-def test_play_follows_the_simulated_kernel():
+@both_paths
+def test_play_follows_the_simulated_kernel(path):
     """FourRooms "reference" is planned on one kernel and played on the other."""
     game = four_rooms.game(kernel="reference")
     commitment = Commitment(
@@ -335,17 +347,18 @@ def test_play_follows_the_simulated_kernel():
     )
     right = torch.zeros(1, 104, 1, 4, dtype=torch.float64)
     right[..., 1] = 1
-    found = played(game, commitment, TabularResponse(right, None), streams=5000, steps=1)
+    found = played(game, commitment, TabularResponse(right, None), path, streams=5000, steps=1)
     start = torch.tensor(four_rooms.INDEX[(4, 1)])
     assert (found.state == start).all()
     moved = (found.next_state == four_rooms.INDEX[(4, 2)]).double().mean().item()
     assert moved == pytest.approx(0.67, abs=5 * (0.67 * 0.33 / 5000) ** 0.5)
 
 
-def test_horizon_of_the_game_is_the_default():
+@both_paths
+def test_horizon_of_the_game_is_the_default(path):
     game = random_game(Recipe(seed=6))
     commitment = commitment_of(game)
-    found = played(game, commitment, response_of(game, commitment))
+    found = played(game, commitment, response_of(game, commitment), path)
     assert found.time.max() == game.horizon - 1 == 7
 
 
@@ -356,4 +369,13 @@ def test_play_is_vectorised():
     response = response_of(game, commitment)
     begun = time.perf_counter()
     found = played(game, commitment, response, streams=200, steps=500)
+    assert LEADERS * found.steps / (time.perf_counter() - begun) > 100_000
+
+
+def test_stepping_is_vectorised():
+    game = random_game(Recipe(seed=9, states=6, termination="anywhere"))
+    commitment = commitment_of(game)
+    response = response_of(game, commitment)
+    begun = time.perf_counter()
+    found = played(game, commitment, response, "stepped", streams=500, steps=50)
     assert LEADERS * found.steps / (time.perf_counter() - begun) > 100_000

@@ -23,7 +23,7 @@ def expected_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, 
         critics,
         commitment.policy,
         critics.follower_action_value,
-        game.temperature,
+        evidence.temperature,
         game.follower_observes_action,
     )
     return direct, indirect

@@ -6,6 +6,7 @@ from torch import Tensor
 from stackelberg.estimators.evidence import Evidence
 from stackelberg.estimators.signals import Signals
 from stackelberg.hypergradient import remaining_sum
+from stackelberg.model import spread
 from stackelberg.types import Commitment
 
 
@@ -40,7 +41,8 @@ def gae(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     signals = Signals(evidence, commitment)
     game, critics, seen, weight = signals.game, signals.critics, signals.seen, signals.discounts
     summed = signals.trace(weight * signals.benefits)
-    surprise = -game.temperature * critics.response.take(signals.cell).log()
+    temperature = spread(evidence.temperature, 2)
+    surprise = -temperature * critics.response.take(signals.cell).log()
     goes_on = seen.time[..., 1:] != 0
 
     def term(who: str, reward: Tensor, value: Tensor, discount: float, weight: Tensor) -> Tensor:
@@ -60,6 +62,6 @@ def gae(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
         seen.follower_reward + surprise,
         critics.follower_state_value,
         game.follower_discount,
-        summed / game.temperature,
+        summed / temperature,
     )
     return direct, indirect

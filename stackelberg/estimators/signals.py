@@ -20,7 +20,7 @@ from torch import Tensor
 from stackelberg.estimators.evidence import Evidence
 from stackelberg.exact import expected_next
 from stackelberg.hypergradient import restarting_sum
-from stackelberg.model import TabularModel
+from stackelberg.model import TabularModel, spread
 from stackelberg.rollout import Trajectories
 from stackelberg.types import Commitment
 
@@ -100,7 +100,7 @@ class Signals:
 
     def indirect(self, weight: Tensor) -> Tensor:
         """[M] (1 / (beta N)) sum_k psi_k weight_k, the weight mostly a `trace`."""
-        weight = weight / self.game.temperature
+        weight = weight / spread(self.evidence.temperature, 2)
         if self.commitment.design is not None:
             return self.design("follower", weight)
         if self.sees_action:

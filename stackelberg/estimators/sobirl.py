@@ -7,6 +7,7 @@ from stackelberg.estimators.evidence import Evidence
 from stackelberg.estimators.signals import Signals
 from stackelberg.estimators.visits import Visits
 from stackelberg.hypergradient import remaining_sum, restarting_sum
+from stackelberg.model import spread
 from stackelberg.types import Commitment
 
 
@@ -73,4 +74,4 @@ def _met(signals: Signals, weight: Tensor) -> Tensor:
     """[M] (1 / (beta N)) sum_k weight_k x_k."""
     reward = signals.model.follower_reward
     mean = (signals.critics.response * reward).sum(-1, keepdim=True)
-    return signals.paid(reward - mean, weight / signals.game.temperature)
+    return signals.paid(reward - mean, weight / spread(signals.evidence.temperature, 2))

@@ -115,7 +115,7 @@ def batch(length: int) -> tuple[Tensor, Evidence]:
         commitment=Commitment(values(LEADER_ACTIONS).softmax(-1), None),
         follower=ValueAccess(TabularResponse(tables["benefit"], None)),
         trajectories=seen,
-        memory=None,  # type: ignore[arg-type]
+        memory=SimpleNamespace(temperature=rules["temperature"]),  # type: ignore[arg-type]
         noise=[np.random.default_rng(0)],
     )
     evidence.__dict__["critics"] = Critics(**tables)
