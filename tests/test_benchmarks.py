@@ -4,10 +4,10 @@ import csv
 
 import numpy as np
 import pytest
+from benchmarks import access, black_box, estimators
 from benchmarks import estimator_accuracy as accuracy
 from benchmarks import estimator_cost as cost
 from benchmarks import estimator_training as training
-from benchmarks import estimators
 
 from games import discrete_toy
 from stackelberg import exact
@@ -66,6 +66,35 @@ def test_benchmark_in_small(tmp_path, monkeypatch):
     assert b"</svg>" in (tmp_path / "estimators.svg").read_bytes()
     for name in ESTIMATORS:
         assert f"\n| {name} | " in said
+
+
+def test_access_levels_in_small():
+    """Everywhere the error falls with the sample; less is seen, no less is missed."""
+    said, rows = access.run(2, (450, 45_000), samples=4, games=("observing", "design"))
+    assert len(rows) == 2 * 2 * 2 * len(access.LEVELS)
+    assert said.count("\n") == 1 + 2 * len(access.LEVELS)
+    found = {(r["game"], r["seed"], r["access"], r["estimated"], r["steps"]): r for r in rows}
+    for (*case, steps), row in found.items():
+        if steps == 45_000:
+            assert row["cosine"] > 0.99
+            assert row["error"] < 0.5 * found[*case, 450]["error"]
+        assert (row["temperature"] == 0) != row["estimated"]
+        assert row["bias"] <= row["error"] * (1 + 1e-9)
+    for (game, seed, level, estimated, steps), row in found.items():
+        if level == "trajectories" and steps == 45_000:
+            assert row["error"] > 0.9 * found[game, seed, "value", estimated, steps]["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimate", [False, True])
+@pytest.mark.parametrize("bonus", [1.0, 2.0])
+def test_a_black_box_is_led_to_the_optimum(bonus, estimate):
+    """Soft-Q follower, actions alone: three seeds, every one at 95 % of the optimum or more."""
+    found = black_box.trained(bonus, estimate, range(3), 60)
+    assert (found["shares"] >= black_box.AIM).all()
+    assert found["leader_steps"] == 60 * 450
+    if estimate:
+        assert np.abs(np.log(found["temperature"])).max() < 0.3
 
 
 def test_judged_knows_bias_from_noise():

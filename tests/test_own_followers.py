@@ -1,6 +1,8 @@
 """Followers that a user brings: a name and two methods, and all that a leader sees is actions."""
 
+import re
 import textwrap
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +15,7 @@ from games import discrete_toy
 from stackelberg import Coordinator, InputError, TrainConfig, exact
 from stackelberg.cli import main
 from stackelberg.identity import identity
-from stackelberg.registry import make_follower
+from stackelberg.registry import make_follower, make_game
 from stackelberg.types import commit
 
 TOY = discrete_toy.game()
@@ -130,6 +132,19 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path):
 
     assert plain(resumed.metrics) == plain(whole.metrics)
     assert resumed.summary["leader_return"] == whole.summary["leader_return"]
+
+
+def test_the_readme_follower_runs(tmp_path):
+    """As on the command line, beside the README's game."""
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    for name, mark in (("inspections", "def inspections"), ("driver", "class Cautious")):
+        blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        (tmp_path / f"{name}.py").write_text(next(block for block in blocks if mark in block))
+    game = make_game(f"{tmp_path / 'inspections.py'}:inspections")
+    follower = make_follower(f"{tmp_path / 'driver.py'}:Cautious", ["slips=0.1"])
+    result, _ = trained(game, follower, 10)
+    assert follower.slips == 0.1
+    assert len(result.metrics) == 10
 
 
 # ---------------------------------------------------------------- refusals
