@@ -277,6 +277,7 @@ class Coordinator:
             steps=horizon,
             generators=self._generators(EVALUATION),
             horizon=horizon,
+            once=True,
         )
         summary = (
             self.label

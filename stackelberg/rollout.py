@@ -88,6 +88,7 @@ def play(
     generators: list[np.random.Generator],
     horizon: int | None = None,
     initial: Tensor | None = None,
+    once: bool = False,
 ) -> Trajectories:
     """Sample trajectories under commitments and responses.
 
@@ -102,6 +103,7 @@ def play(
         horizon: the time limit; the game's own unless given.
         initial: in tables, the distribution of the first state, [S] or [M, S]; the game's own
             unless given.
+        once: stop as soon as the first episodes of all streams are over.
 
     Raises:
         InputError: for a reward that is not finite, or a response whose actions do not fit.
@@ -117,7 +119,7 @@ def play(
         drawn = np.random.SeedSequence([int(g.integers(2**63)) for g in generators])
         generator = torch.Generator().manual_seed(int(drawn.generate_state(1, np.uint64)[0] >> 1))
         vector = game.vector(len(generators) * streams, generator, limit)
-        return _stepped(game, vector, commitment, response, len(generators), steps)
+        return _stepped(game, vector, commitment, response, len(generators), steps, once)
     model = game.simulated_model(commitment.design).detach()
     shape = (len(generators), model.states, model.leader_actions, model.follower_actions)
     first = model.initial if initial is None else initial
@@ -127,6 +129,7 @@ def play(
         _invert(first.expand(shape[:2]).numpy(), noise[0]),
         noise[1:],
         limit,
+        once,
     )
     state, outcome, over, time = (
         torch.from_numpy(part).movedim(0, -1).contiguous()
@@ -147,7 +150,7 @@ def play(
 
 
 def _walk(
-    chain: "_Chain", starts: np.ndarray, noise: np.ndarray, limit: int
+    chain: "_Chain", starts: np.ndarray, noise: np.ndarray, limit: int, once: bool
 ) -> tuple[np.ndarray, ...]:
     """States, outcomes, endings and clocks, each [T, M, N].
 
@@ -156,12 +159,16 @@ def _walk(
         noise: [2, T, M, N] for the draws of outcomes and of endings. limit: of an episode's steps.
     """
     state, outcome, over, time = (np.empty(starts.shape, np.int64) for _ in range(4))
-    now, clock = starts[0], np.zeros_like(starts[0])
+    now, clock, unended = starts[0], np.zeros_like(starts[0]), np.ones_like(starts[0], bool)
     for k in range(len(starts)):
         state[k], time[k] = now, clock
         outcome[k], now, over[k] = chain.step(now, noise[0, k], noise[1, k])
         clock = clock + 1
         fresh = (over[k] > 0) | (clock >= limit)
+        if once:
+            unended &= ~fresh
+            if not unended.any():
+                return state[: k + 1], outcome[: k + 1], over[: k + 1], time[: k + 1]
         if k + 1 < len(starts) and fresh.any():
             now, clock = np.where(fresh, starts[k + 1], now), np.where(fresh, 0, clock)
     return state, outcome, over, time
@@ -175,9 +182,11 @@ def _stepped(
     response: Response,
     leaders: int,
     steps: int,
+    once: bool,
 ) -> Trajectories:
     """`play` by stepping copies of the game [M N]."""
     rows, over = [], torch.zeros(vector.copies, dtype=torch.bool)
+    unended = ~over
     time = torch.zeros(vector.copies, dtype=torch.long)
     for _ in range(steps):
         if over.any():
@@ -194,6 +203,9 @@ def _stepped(
         actions = chosen.flatten(), theirs.flatten(0, 1)
         rows.append((*before, *_observed(vector), *actions, time, *moved))
         time = time + 1
+        unended = unended & ~over
+        if once and not unended.any():
+            break
     columns = [
         torch.stack(column, 1).unflatten(0, (leaders, -1))
         for column in zip(*rows, strict=True)  # [M, N, T, ...]

@@ -379,3 +379,26 @@ def test_stepping_is_vectorised():
     begun = time.perf_counter()
     found = played(game, commitment, response, "stepped", streams=500, steps=50)
     assert LEADERS * found.steps / (time.perf_counter() - begun) > 100_000
+
+
+@pytest.mark.parametrize("path", ["tables", "steps"])
+def test_playing_once_stops_when_all_first_episodes_are_over(path):
+    """What was played until then is the same."""
+    game = random_game(Recipe(seed=3, states=3, termination="anywhere"))
+    commitment = Commitment(random_policies(2, 3, int(game.leader_space.n)))
+    response = response_of(game, commitment)
+    if path == "steps":
+        response = TrajectoriesAccess(response)
+
+    def played_once(once):
+        generators = [np.random.default_rng(m) for m in range(2)]
+        rules = {"streams": 5, "steps": 400, "horizon": 300, "once": once}
+        return play(game, commitment, response, generators=generators, **rules)
+
+    short, long = played_once(True), played_once(False)
+    length = short.time.shape[-1]
+    over = short.terminated.cumsum(-1) > 0
+    assert over[..., -1].all()
+    assert not over[..., -2].all()
+    for name, part in short.parts().items():
+        assert torch.equal(part, getattr(long, name)[..., :length])
