@@ -21,6 +21,14 @@ from stackelberg.types import Commitment
 FrozenLeader = Callable[[Tensor, torch.Generator], Tensor]
 
 
+class Place(NamedTuple):
+    """Where n copies of a game stand, before the leader moves there."""
+
+    leader: Tensor  # [n, d] float32, what the leader observes
+    follower: Tensor  # [n, d'] float32, what the follower observes, without the leader's action
+    out: Tensor  # [n] bool: the leader has left
+
+
 class InducedStep(NamedTuple):
     """What one step of n copies brings the follower."""
 
@@ -28,6 +36,7 @@ class InducedStep(NamedTuple):
     reward: Tensor  # [n] the follower's
     terminated: Tensor  # [n] bool: ended by the rules, nothing follows
     truncated: Tensor  # [n] bool: cut off by the time limit, bootstrap from `observation`
+    place: Place  # where the step led; under another leader `meet` tells what is met there
 
 
 def freeze(commitment: Commitment, leader: int = 0) -> FrozenLeader:
@@ -60,7 +69,7 @@ def induced_observation_space(game: Game) -> spaces.Box:
         InputError: if the follower observes a leader action that is neither Discrete nor Box.
     """
     state = game.follower_observation_space
-    if not _shows_action(game):
+    if not shows_action(game):
         return spaces.Box(state.low, state.high, dtype=np.float32)
     if isinstance(game.leader_space, spaces.Discrete):
         count = int(game.leader_space.n)
@@ -117,7 +126,8 @@ class InducedMDP:
         if which is None:
             self._announce()
         elif which.any():
-            seen, action = self._draw(which)
+            there = Place(*(part[which] for part in self._place()))
+            seen, action = meet(self.game, self.leader, there, self.generator)
             self._action, self.observation = self._action.clone(), self.observation.clone()
             self._action[which], self.observation[which] = action, seen
         return self.observation
@@ -128,22 +138,31 @@ class InducedMDP:
         self._announce()
         over = outcome.terminated | self._vector.follower_out
         return InducedStep(
-            self.observation, outcome.follower_reward, over, outcome.truncated & ~over
+            self.observation,
+            outcome.follower_reward,
+            over,
+            outcome.truncated & ~over,
+            self._place(),
         )
 
     def _announce(self) -> None:
         """The leader moves in every copy."""
-        self.observation, self._action = self._draw(slice(None))
+        self.observation, self._action = meet(self.game, self.leader, self._place(), self.generator)
 
-    def _draw(self, which: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """What the follower sees [n, d] and the leader's actions, in some of the copies.
-
-        The action of a leader that has left is shown as zeros.
-        """
+    def _place(self) -> Place:
         vector = self._vector
-        action = self.leader(vector.leader_observation[which], self.generator)
-        seen, out = vector.follower_observation[which], vector.leader_out[which]
-        return with_action(self.game, seen, action, out), action
+        return Place(vector.leader_observation, vector.follower_observation, vector.leader_out)
+
+
+def meet(
+    game: Game, leader: FrozenLeader, place: Place, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What the follower meets at n places where the leader moves, [n, d], and the leader's actions.
+
+    The action of a leader that has left is shown as zeros.
+    """
+    action = leader(place.leader, generator)
+    return with_action(game, place.follower, action, place.out), action
 
 
 def with_action(game: Game, observation: Tensor, leader_action: Tensor, out: Tensor) -> Tensor:
@@ -152,7 +171,7 @@ def with_action(game: Game, observation: Tensor, leader_action: Tensor, out: Ten
     Args:
         leader_action: [...] or [..., k]. out: [...] bool, where no action was taken: zeros.
     """
-    if not _shows_action(game):
+    if not shows_action(game):
         return observation
     shown = leader_action
     if isinstance(game.leader_space, spaces.Discrete):
@@ -196,5 +215,6 @@ class InducedEnv(gymnasium.Env):
         return observation, float(found.reward[0]), *flags, {}
 
 
-def _shows_action(game: Game) -> bool:
+def shows_action(game: Game) -> bool:
+    """Does the follower see an action of the leader before its own?"""
     return game.leader_moves == "every step" and game.follower_observes_action

@@ -758,7 +758,7 @@ def test_probe_estimates_the_objective_of_the_displaced_leader(kind):
 
 def small_soft_q() -> SoftQFollower:
     return SoftQFollower(
-        SoftQConfig(first_steps=512, later_steps=256, copies=16, capacity=2000, updates=30)
+        SoftQConfig(first_steps=512, later_steps=256, copies=16, updates=30)
     )
 
 

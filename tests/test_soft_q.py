@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from agents.leaders import TabularSoftmax
 from agents.soft_q import SoftQConfig, SoftQFollower
-from agents.soft_q_learning import level_step, response_error
+from agents.tianshou_table import level_step, response_error
 from games import discrete_toy
 from games.tabular import TabularDesign, TabularGame
 from stackelberg import exact
@@ -211,11 +211,10 @@ def test_the_seeds_alone_decide_and_leaders_are_independent():
 
 
 @pytest.mark.parametrize("shown", [True, False], ids=["shown", "hidden"])
-@pytest.mark.parametrize("capacity", [2500, 100_000], ids=["full", "room left"])
-def test_an_interrupted_run_continues_identically(capacity, shown):
+def test_an_interrupted_run_continues_identically(shown):
     game = random_game(0, 0.9, 0.3, follower_observes_action=shown)
     few = {"first_steps": 4096, "later_steps": 2048, "afresh_steps": 4096}
-    config = SoftQConfig(**few, capacity=capacity)
+    config = SoftQConfig(**few)
     follower, resumed = SoftQFollower(config), SoftQFollower(config)
     follower.best_respond(game, uniform(2), [0, 1])
     resumed.load(follower.state())
