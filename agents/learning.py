@@ -8,7 +8,7 @@ its present commitment whenever a target is computed, so experience outlives a c
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -50,7 +50,8 @@ class NetworkConfig:
     batch: int = 512  # transitions in an update
     replays: float = 16.0  # how often a transition is drawn for updates, on average
     lag: float = 0.01  # in (0, 1], by which target networks move towards the trained ones
-    tolerance: float = 0.02  # stop where the gap is surely below it, in temperatures per step
+    tolerance: float = 0.02  # stop where the gap is surely below it, in temperatures per
+    # discounted step
 
     def __post_init__(self) -> None:
         check_counts(self, "width", "capacity", "batch")
@@ -195,6 +196,10 @@ class Learner(ABC):
         """Actions of the present response [n] (in a Box [n, e], from -1 to 1), by what `view`s."""
 
     @abstractmethod
+    def keep(self, rows: Columns) -> None:
+        """Store transitions [n, ...], columns as `collect` names them."""
+
+    @abstractmethod
     def learn(self, fresh: Columns, strays: Tensor, last: bool) -> bool:
         """Take up a round of play by the present response; returns whether it is good enough.
 
@@ -281,38 +286,43 @@ def flat(columns: Columns) -> Columns:
     return {name: column.flatten(0, 1) for name, column in columns.items()}
 
 
-def gap_of(
-    error: Tensor, slack: Tensor, over: Tensor, strays: Tensor, discount: float
-) -> tuple[float, float]:
-    """A follower's best-response gap, as fresh play measures it, and its standard error.
+class Gap(NamedTuple):
+    """A best-response gap."""
 
-    Let V(x) = beta log sum_b exp(Q(x, b) / beta), and let
+    value: float  # in units of the follower's return
+    error: float  # its standard error
+    time: float  # discounted steps of the play that it was measured by
+
+
+def gap_of(error: Tensor, slack: Tensor, over: Tensor, strays: Tensor, discount: float) -> Gap:
+    """A follower's best-response gap, as fresh play measures it.
+
+    Let V(x) = E_g[ Q(x, b) - beta log g(b|x) ], and for any behaviour h
 
         e(h) = E_h sum_t gamma^t [ r_t + gamma V(x_{t+1}) - Q(x_t, b_t) ],
-        k(g) = beta E_g sum_t gamma^t KL( g(.|x_t) || softmax(Q(x_t, .) / beta) )
+        k(h) = beta E_h sum_t gamma^t KL( g(.|x_t) || softmax(Q(x_t, .) / beta) ),
 
-    be the soft TD errors that are met when acting by h, and what the actor g makes less of Q than
-    it could. Whatever Q is, g falls short of the best response g* by at most e(g*) - e(g) + k(g).
-    So the gap is taken to be |e(h) - e(g)| + k(g), where h strays from g, in some copies hardly
-    ever and in others always: 0 where Q and g are right, whatever the level of Q, and large where
-    g is not worth what Q says, or something else is worth more.
+    the soft TD errors met, and what the actor g makes less of Q than it could. Whatever Q is, g
+    falls short of the best response g* by at most e(g*) - e(g) + k(g*). So the gap is taken to be
+    |e(h) - e(g)| + k(h), where h strays from g, in some copies hardly ever and in others always:
+    0 where Q and g are right, whatever the level of Q, and large where g is not worth what Q says,
+    or something else is worth more.
 
     In units of the follower's return (entropies included), from the start states, cut at the time
     limit. An estimate, and no bound where g* goes where straying copies do not.
 
     Args:
-        error: soft TD errors of play [T, n]. slack: beta KL where play was, [T, n].
+        error: soft TD errors of play [T, n]. slack: beta KL where straying copies were, [T, n'].
         over: [T, n] bool, an episode ends; what follows is left out.
         strays: [n], how often each copy does; g are those that never do.
     """
     weight = discount ** torch.arange(len(over), dtype=torch.float64).unsqueeze(-1)
     weight = weight * (torch.cat([torch.zeros_like(over[:1]), over[:-1]]).cumsum(0) == 0)
-    own = strays == 0
-    kept = (weight * slack)[:, own].sum(0) - (weight * error)[:, own].sum(0)
-    other = (weight * error)[:, ~own].sum(0)
-    doubt = (kept.var() / len(kept) + other.var() / len(other)).sqrt().item()
-    met = (weight * error)[:, own].sum(0).mean()
-    return ((other.mean() - met).abs() + kept.mean() + met).item(), doubt
+    sums, own = (weight * error).sum(0), strays == 0
+    known, other, less = sums[own], sums[~own], (weight[:, ~own] * slack).sum(0)
+    gap = (other.mean() - known.mean()).abs() + less.mean()
+    doubt = (known.var() / len(known) + (other.abs() + less).var() / len(other)).sqrt()
+    return Gap(gap.item(), doubt.item(), weight.expand_as(over).sum(0).mean().item())
 
 
 def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
@@ -332,7 +342,8 @@ def _uniform(space: spaces.Space) -> Callable[[int, torch.Generator], Tensor]:
     """Draws n actions of a learner uniformly."""
     if isinstance(space, spaces.Discrete):
         return lambda n, generator: torch.randint(int(space.n), (n,), generator=generator)
-    return lambda n, generator: 2 * torch.rand(n, *space.shape, generator=generator) - 1
+    shape = cast(spaces.Box, space).shape
+    return lambda n, generator: 2 * torch.rand(n, *shape, generator=generator) - 1
 
 
 class LearningFollower(ABC):

@@ -1,5 +1,7 @@
 """Soft actor-critic followers, for Discrete and for Box actions."""
 
+from typing import cast
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -67,7 +69,7 @@ class SACFollower(LearningFollower):
     def check(self, game: Game) -> None:
         space = game.follower_space
         fits = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded()
-        if not fits or not np.all(space.low < space.high):
+        if not fits or not np.all(cast(spaces.Box, space).low < cast(spaces.Box, space).high):
             raise InputError(
                 "a game with a bounded Box [e] as follower space for 'sac'",
                 f"{space!r}",

@@ -50,6 +50,7 @@ class SoftQFollower(LearningFollower):
     """
 
     name = "soft-q"
+    config: SoftQConfig
 
     def __init__(
         self, config: SoftQConfig | None = None, network: NetworkConfig | None = None

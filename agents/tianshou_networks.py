@@ -18,7 +18,7 @@ from tianshou.algorithm.modelfree.discrete_sac import (
 )
 from tianshou.algorithm.modelfree.dqn import DQN, DiscreteQLearningPolicy
 from tianshou.algorithm.modelfree.sac import SAC, FixedAlpha, SACPolicy
-from tianshou.algorithm.optim import TorchOptimizerFactory
+from tianshou.algorithm.optim import AdamOptimizerFactory
 from tianshou.data import Batch
 from tianshou.utils.torch_utils import policy_within_training_step
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ from stackelberg.induced import Place, induced_observation_space, meet, with_act
 from stackelberg.types import Commitment
 
 _LEVELLED = 65_536  # transitions from which the level is found
+_PROPOSALS = 16  # actions by which the normaliser of exp(q / alpha) is estimated in a Box
 _DRAWS = 32  # actions by which the value of a Box policy is averaged
 
 
@@ -89,18 +90,21 @@ class NetworkLearner(Learner):
     def act(self, seen: Tensor) -> Tensor:
         return self.algorithm.act(seen)
 
+    def keep(self, rows: Columns) -> None:
+        self.experience.add({name: rows[name] for name in rows if name != "truncated"})
+
     def learn(self, fresh: Columns, strays: Tensor, last: bool) -> bool:
         """Measure the gap by the fresh play, then learn from it unless that is good enough."""
         algorithm, game = self.algorithm, self.game
         if not self.trained:
             algorithm.rescale(max(game.temperature, fresh["rew"].std().item() * _spread(game)))
-        error, slack = algorithm.errors(self._met(flat(fresh)))
-        over = fresh["terminated"] | fresh["truncated"]
-        error, slack = error.view(over.shape), slack.view(over.shape)
-        self.gap, doubt = gap_of(error, slack, over, strays, game.follower_discount)
-        self.experience.add({k: v for k, v in flat(fresh).items() if k != "truncated"})
-        allowed = self.network.tolerance * game.temperature / (1 - game.follower_discount)
-        if last or (self.trained and self.gap + 2 * doubt <= allowed):
+        over, away = fresh["terminated"] | fresh["truncated"], fresh["seen"][:, strays > 0]
+        error = algorithm.errors(Batch(self._met(flat(fresh)))).view(over.shape)
+        slack = algorithm.slack(away.flatten(0, 1)).view(away.shape[:2])
+        gap = gap_of(error, slack, over, strays, game.follower_discount)
+        self.keep(flat(fresh))
+        self.gap, allowed = gap.value, self.network.tolerance * game.temperature * gap.time
+        if last or (self.trained and gap.value + 2 * gap.error <= allowed):
             return True
         self._fit(len(over.flatten()))
         self.trained = True
@@ -112,7 +116,7 @@ class NetworkLearner(Learner):
         place = Place(rows.get("leader", rows["follower"]), rows["follower"], rows["out"])
         met, _ = meet(self.game, self.leader, place, self.generator)
         names = {"obs": "seen", "act": "act", "rew": "rew", "terminated": "terminated"}
-        return {name: rows[kept] for name, kept in names.items()} | {"obs_next": met, "info": None}
+        return {name: rows[kept] for name, kept in names.items()} | {"obs_next": met}
 
     def _fit(self, fresh: int) -> None:
         algorithm, batch = self.algorithm, self.network.batch
@@ -195,7 +199,7 @@ def _layers(x: Tensor, weights: Any, biases: Any, affine: Callable[..., Tensor])
 class Side:
     """M trained networks side by side, as they are now: [M, n, inputs] to [M, n, outputs]."""
 
-    def __init__(self, networks: list[MLP]) -> None:
+    def __init__(self, networks: list[Any]) -> None:
         layers = range(len(networks[0].weights))
         self.weights = [torch.stack([n.weights[i].detach() for n in networks]) for i in layers]
         self.biases = [torch.stack([n.biases[i].detach() for n in networks]) for i in layers]
@@ -212,6 +216,7 @@ class _Relative:
     """
 
     policy: Any
+    alpha: Any
     scale: Tensor
     level: Tensor
 
@@ -235,13 +240,13 @@ class _Relative:
         """q [n]."""
         raise NotImplementedError
 
-    def slack(self, seen: Tensor) -> Tensor:
-        """By how much v falls short of that of softmax(q / alpha), [n]; 0 where it cannot."""
-        return torch.zeros(len(seen))
+    def best_value(self, seen: Tensor) -> Tensor:
+        """v [n] of softmax(q / alpha), where the policy may be another: at least `value`."""
+        return self.value(seen)
 
     def lagged_value(self, seen: Tensor) -> Tensor:
         """v [n] by the target networks."""
-        batch = Batch(obs=seen, info=None)
+        batch = Batch(obs=seen)
         found = self._target_q_compute_value(batch, self.policy(batch))  # type: ignore[attr-defined]
         return cast(Tensor, found).flatten()
 
@@ -256,18 +261,20 @@ class _Relative:
         return (batch.rew + self.discount * future - self.level) / self.scale
 
     @torch.no_grad()
-    def errors(self, columns: Columns) -> tuple[Tensor, Tensor]:
-        """Of transitions [n], in units of the return: soft TD errors, and the actor's slack."""
-        batch = Batch(columns)
-        target = self._target(batch, self.value(batch.obs_next) + self.slack(batch.obs_next))
-        error = target - self.action_value(batch.obs, batch.act)
-        return self.scale * error, self.scale * self.slack(batch.obs)
+    def errors(self, batch: Any) -> Tensor:
+        """Soft TD errors of transitions [n], in units of the return."""
+        target = self._target(batch, self.value(batch.obs_next))
+        return self.scale * (target - self.action_value(batch.obs, batch.act))
+
+    @torch.no_grad()
+    def slack(self, seen: Tensor) -> Tensor:
+        """By how much V falls short of that of softmax(Q / beta), [n]."""
+        return self.scale * (self.best_value(seen) - self.value(seen))
 
     @torch.no_grad()
     def find_level(self, batch: Any) -> None:
         """Set the level to where TD errors are 0 on average."""
-        target = self._target(batch, self.value(batch.obs_next))
-        error = self.scale * (target - self.action_value(batch.obs, batch.act))
+        error = self.errors(batch)
         self.level += error.mean() / (1 - self.discount * (~batch.terminated).double().mean())
 
 
@@ -292,7 +299,7 @@ class SoftQNetwork(_Relative, DQN):
         model = MLP(inputs, config.width, actions, generator)
         super().__init__(
             policy=_Boltzmann(model=model, action_space=game.follower_space),
-            optim=_adam(config.step_size),
+            optim=AdamOptimizerFactory(lr=config.step_size),
             target_update_freq=1,
         )
         self.lag = config.lag
@@ -352,7 +359,7 @@ class DiscreteActorCritic(_Relative, DiscreteSAC):
     def __init__(self, game: Game, config: NetworkConfig, generator: torch.Generator) -> None:
         inputs, actions = _sizes(game)
         actor, one, two = (MLP(inputs, config.width, actions, generator) for _ in range(3))
-        adam = _adam(config.step_size)
+        adam = AdamOptimizerFactory(lr=config.step_size)
         super().__init__(
             policy=_Categorical(actor=actor, action_space=game.follower_space),
             policy_optim=adam,
@@ -374,11 +381,11 @@ class DiscreteActorCritic(_Relative, DiscreteSAC):
     def action_value(self, seen: Tensor, action: Tensor) -> Tensor:
         return _chosen(torch.minimum(self.critic(seen), self.critic2(seen)), action)
 
-    def slack(self, seen: Tensor) -> Tensor:
+    def best_value(self, seen: Tensor) -> Tensor:
         q = torch.minimum(self.critic(seen), self.critic2(seen))
-        return _soft_maximum(q, self.alpha.value) - self.value(seen)
+        return _soft_maximum(q, self.alpha.value)
 
-    def _update_with_batch(self, batch: Any) -> DiscreteSACTrainingStats:
+    def _update_with_batch(self, batch: Any) -> Any:
         critics = self.critic(batch.obs), self.critic2(batch.obs)
         losses = [(_chosen(q, batch.act) - batch.returns).square().mean() for q in critics]
         self.critic_optim.step(losses[0])
@@ -445,7 +452,7 @@ class BoxActorCritic(_Relative, SAC):
         size = space.shape[0]
         actor = MLP(inputs, width, 2 * size, generator)
         one, two = (_Critic(MLP(inputs + size, width, 1, generator)) for _ in range(2))
-        adam = _adam(config.step_size)
+        adam = AdamOptimizerFactory(lr=config.step_size)
         policy = _Squashed(actor=actor, action_space=space)
         policy.log_width = _log_width(space)
         super().__init__(
@@ -467,6 +474,24 @@ class BoxActorCritic(_Relative, SAC):
     def value(self, seen: Tensor) -> Tensor:
         batch = self.policy(Batch(obs=seen))
         return self.action_value(seen, batch.act) - self.alpha.value * batch.log_prob.squeeze(-1)
+
+    def best_value(self, seen: Tensor) -> Tensor:
+        """By importance sampling: half of the actions are the policy's, half uniform."""
+        mean, log_scale = _moments(self.policy.actor(seen))
+        generator = self.policy.generator
+        terms = []
+        for k in range(_PROPOSALS):
+            action = mean + log_scale.exp() * torch.randn(mean.shape, generator=generator)
+            if k % 2:
+                action = torch.atanh(
+                    0.999998 * (2 * torch.rand(mean.shape, generator=generator) - 1)
+                )
+            own = _log_density((action - mean) / log_scale.exp(), log_scale, action)
+            either = torch.logaddexp(own, torch.full_like(own, -math.log(2) * mean.shape[-1]))
+            proposed = either - math.log(2) - self.policy.log_width
+            q = self.action_value(seen, torch.tanh(action))
+            terms.append(q / self.alpha.value - proposed)
+        return self.alpha.value * (torch.logsumexp(torch.stack(terms), 0) - math.log(_PROPOSALS))
 
     def action_value(self, seen: Tensor, action: Tensor) -> Tensor:
         return torch.minimum(self.critic(seen, action), self.critic2(seen, action)).squeeze(-1)
@@ -592,10 +617,6 @@ class BoxResponse(NetworkResponse):
 
 
 # ---------------------------------------------------------------- formulas
-
-
-def _adam(step_size: float) -> TorchOptimizerFactory:
-    return TorchOptimizerFactory(torch.optim.Adam, lr=step_size, fused=True)
 
 
 def _sizes(game: Game) -> tuple[int, int]:

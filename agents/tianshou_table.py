@@ -68,15 +68,16 @@ class TableLearner(Learner):
         table = self.algorithm.policy.model.table()
         return draw(table[seen] / self.game.temperature, self.generator)
 
+    def keep(self, rows: Columns) -> None:
+        kept = {name: rows[name] for name in ("seen", "act", "rew", "terminated", "follower")}
+        kept |= {"count": torch.ones_like(kept["rew"]), "spread": torch.zeros_like(kept["rew"])}
+        if self.experience:
+            kept = {name: torch.cat([self.experience[name], row]) for name, row in kept.items()}
+        self.experience = grouped(kept, self._actions, self.shape[0])
+
     def learn(self, fresh: Columns, strays: Tensor, last: bool) -> bool:
         """Fit Q to all experience; good enough when it is known to `uncertainty`."""
-        rows = {
-            name: flat(fresh)[name] for name in ("seen", "act", "rew", "terminated", "follower")
-        }
-        rows |= {"count": torch.ones_like(rows["rew"]), "spread": torch.zeros_like(rows["rew"])}
-        if self.experience:
-            rows = {name: torch.cat([self.experience[name], row]) for name, row in rows.items()}
-        self.experience = grouped(rows, self._actions, self.shape[0])
+        self.keep(flat(fresh))
         replay = Replay(self.experience, self.generator)
         self._fit(replay)
         return self.algorithm.uncertainty(replay) <= self.config.uncertainty

@@ -57,7 +57,9 @@ def freeze(commitment: Commitment, leader: int = 0) -> FrozenLeader:
             odds = rule(observation)[leader].exp()
         else:
             odds = observation.to(policy) @ policy  # [n, A]: rows of the table, by one-hot state
-        return torch.multinomial(odds, 1, generator=generator).squeeze(1)
+        below = odds.cumsum(-1)
+        noise = torch.rand(len(odds), 1, generator=generator, dtype=odds.dtype) * below[:, -1:]
+        return (noise >= below).sum(-1).clamp(max=odds.shape[-1] - 1)
 
     return draw
 
