@@ -29,7 +29,7 @@ Columns = dict[str, Tensor]  # transitions [n, ...] by the name of what is told 
 class LearningConfig:
     """How much a learning follower plays."""
 
-    copies: int = 64  # episodes that run side by side in the first round; later ones take more
+    copies: int = 64  # most episodes that run side by side in a call's first round
     first_steps: int | None = None  # most environment steps of the first call: unless given
     # 4,194,304 with a table, 131,072 with networks
     afresh_steps: int | None = None  # of a later one that cannot use earlier experience: unless
@@ -169,6 +169,7 @@ class Learner(ABC):
 
     def face(self, commitment: Commitment, leader: int, generator: torch.Generator) -> None:
         """Best-respond to one of M leaders from now on; what holds under others is forgotten."""
+        self.commitment, self.index = commitment.detach(), leader
         self.leader, self.generator = freeze(commitment, leader), generator
         if not outlives(self.game):
             self.experience.clear()
@@ -229,20 +230,23 @@ def outlives(game: Game) -> bool:
 def train(learner: Learner, report: Report) -> int:
     """Best-respond to the leader that the learner faces; returns the environment steps taken.
 
-    Rounds of whole episodes, each in as many copies as were played so far: few fits and few calls,
-    whatever the budget.
+    Rounds of whole episodes where the budget allows for four; each in as many copies as were played
+    so far, up to a quarter of the budget: few fits and few calls, whatever the budget.
     """
-    config, horizon, budget = learner.config, learner.game.horizon, learner.budget
-    steps, copies, done = 0, config.copies, False
+    budget, game = learner.budget, learner.game
+    quarter = -(-budget // 4)
+    first = min(learner.config.copies, max(4, quarter // game.horizon))
+    length = min(game.horizon, max(1, quarter // first))
+    steps, copies, done = 0, first, False
     while not done:
-        length = min(horizon, -(-(budget - steps) // copies))
         strays = learner.strays(copies)
-        play = InducedMDP(learner.game, learner.leader, copies, learner.generator)
+        play = InducedMDP(game, learner.leader, copies, learner.generator)
         fresh = collect(play, learner, strays, length)
         steps += length * copies
-        done = learner.learn(fresh, strays, steps >= budget) or steps >= budget
+        room = (budget - steps) // length
+        done = learner.learn(fresh, strays, room < first) or room < first
         report(steps, budget, learner.gap)
-        copies = max(config.copies, min(steps, budget - steps) // horizon)
+        copies = min(room, max(first, min(steps, quarter) // length))
     learner.trained = True
     return steps
 

@@ -37,7 +37,7 @@ from agents.learning import (
 from agents.replay import Replay
 from stackelberg.errors import InputError
 from stackelberg.game import Game
-from stackelberg.induced import Place, induced_observation_space, meet, with_action
+from stackelberg.induced import Place, induced_observation_space, meetings, with_action
 from stackelberg.types import Commitment
 
 _LEVELLED = 65_536  # transitions from which the level is found
@@ -110,13 +110,13 @@ class NetworkLearner(Learner):
         self.trained = True
         return False
 
-    @torch.no_grad()
     def _met(self, rows: Columns) -> Columns:
-        """The transitions, and what the follower meets where they led under the present leader."""
+        """The transitions, and what the follower may meet where they led."""
         place = Place(rows.get("leader", rows["follower"]), rows["follower"], rows["out"])
-        met, _ = meet(self.game, self.leader, place, self.generator)
+        met, odds = meetings(self.game, self.commitment, self.index, place, self.generator)
         names = {"obs": "seen", "act": "act", "rew": "rew", "terminated": "terminated"}
-        return {name: rows[kept] for name, kept in names.items()} | {"obs_next": met}
+        kept = {name: rows[column] for name, column in names.items()}
+        return kept | {"obs_next": met, "odds": odds}
 
     def _fit(self, fresh: int) -> None:
         algorithm, batch = self.algorithm, self.network.batch
@@ -252,18 +252,19 @@ class _Relative:
 
     @torch.no_grad()
     def _preprocess_batch(self, batch: Any, buffer: Any, indices: Any) -> Any:
-        value = self.lagged_value(batch.obs_next)
-        batch.returns = self._target(batch, value).float()
+        batch.returns = self._target(batch, self.lagged_value).float()
         return batch
 
-    def _target(self, batch: Any, value: Tensor) -> Tensor:
+    def _target(self, batch: Any, value_of: Callable[[Tensor], Tensor]) -> Tensor:
+        value = value_of(batch.obs_next.flatten(0, 1)).view_as(batch.odds)
+        value = (batch.odds * value).sum(-1)
         future = (self.level + self.scale * value).masked_fill(batch.terminated, 0.0)
         return (batch.rew + self.discount * future - self.level) / self.scale
 
     @torch.no_grad()
     def errors(self, batch: Any) -> Tensor:
         """Soft TD errors of transitions [n], in units of the return."""
-        target = self._target(batch, self.value(batch.obs_next))
+        target = self._target(batch, self.value)
         return self.scale * (target - self.action_value(batch.obs, batch.act))
 
     @torch.no_grad()

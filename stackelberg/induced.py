@@ -17,6 +17,8 @@ from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.types import Commitment
 
+_FEW = 8  # actions of a leader that are averaged over; of more, one is drawn
+
 # The frozen leader: observations of n states [n, d] and a generator in, n leader actions out.
 FrozenLeader = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -49,19 +51,22 @@ def freeze(commitment: Commitment, leader: int = 0) -> FrozenLeader:
     if commitment.design is not None:
         design = commitment.design[leader].detach()
         return lambda observation, _: design.expand(len(observation), -1)
-    policy, rule = commitment.policy[leader].detach(), commitment.rule
 
     @torch.no_grad()
     def draw(observation: Tensor, generator: torch.Generator) -> Tensor:
-        if rule is not None:
-            odds = rule(observation)[leader].exp()
-        else:
-            odds = observation.to(policy) @ policy  # [n, A]: rows of the table, by one-hot state
-        below = odds.cumsum(-1)
-        noise = torch.rand(len(odds), 1, generator=generator, dtype=odds.dtype) * below[:, -1:]
-        return (noise >= below).sum(-1).clamp(max=odds.shape[-1] - 1)
+        below = _odds(commitment, leader, observation).cumsum(-1)
+        noise = torch.rand(len(below), 1, generator=generator, dtype=below.dtype) * below[:, -1:]
+        return (noise >= below).sum(-1).clamp(max=below.shape[-1] - 1)
 
     return draw
+
+
+def _odds(commitment: Commitment, leader: int, observation: Tensor) -> Tensor:
+    """f(a|s) [n, A] of one leader on observations [n, d]."""
+    if commitment.rule is not None:
+        return commitment.rule(observation)[leader].exp()
+    policy = commitment.policy[leader].detach()
+    return observation.to(policy) @ policy  # rows of the table, by one-hot state
 
 
 def induced_observation_space(game: Game) -> spaces.Box:
@@ -165,6 +170,31 @@ def meet(
     """
     action = leader(place.leader, generator)
     return with_action(game, place.follower, action, place.out), action
+
+
+@torch.no_grad()
+def meetings(
+    game: Game, commitment: Commitment, leader: int, place: Place, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What the follower may meet at n places where one of M leaders moves, and how likely it is.
+
+    Where the leader chooses among few actions and is seen, all of them; else one that is drawn.
+
+    Returns:
+        Observations [n, K, d] and probabilities [n, K].
+    """
+    space, count = game.leader_space, len(place.out)
+    seen = shows_action(game) and isinstance(space, spaces.Discrete)
+    if not seen or int(space.n) > _FEW:  # type: ignore[attr-defined]
+        met, _ = meet(game, freeze(commitment, leader), place, generator)
+        return met.unsqueeze(1), torch.ones(count, 1)
+    odds = _odds(commitment, leader, place.leader)
+    actions = torch.arange(odds.shape[1]).expand(count, -1)
+    observation, out = (
+        part.unsqueeze(1).expand(count, odds.shape[1], *part.shape[1:])
+        for part in (place.follower, place.out)
+    )
+    return with_action(game, observation, actions, out), odds
 
 
 def with_action(game: Game, observation: Tensor, leader_action: Tensor, out: Tensor) -> Tensor:

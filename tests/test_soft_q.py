@@ -163,7 +163,8 @@ def test_collecting_does_not_end_on_a_wrong_action(seed):
     config = SoftQConfig(first_steps=65_536)
     response = SoftQFollower(config).best_respond(game, commitment, [seed])
     wrong = policy_error(game, commitment, response) > 0.05
-    assert not wrong or response.steps >= config.first_steps
+    spent = config.first_steps - config.copies * game.horizon  # no room for another round
+    assert not wrong or response.steps > spent
 
 
 def test_the_default_budget_tells_close_calls_apart():

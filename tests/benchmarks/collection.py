@@ -100,8 +100,8 @@ def theirs(game: Game, leader: FrozenLeader, rounds: int, length: int) -> float:
     policy = DiscreteQLearningPolicy(model=model, action_space=game.follower_space)
     collector = Collector(policy, envs, VectorReplayBuffer(COPIES * 1000, COPIES))
     collector.reset()
-    return COPIES * length / median(
-        timed(lambda: collector.collect(n_step=COPIES * length), rounds)
+    return (
+        COPIES * length / median(timed(lambda: collector.collect(n_step=COPIES * length), rounds))
     )
 
 
