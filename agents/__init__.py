@@ -2,12 +2,18 @@
 
 from agents.exact import ExactFollower
 from agents.leaders import BoxDesign, MLPCategorical, SoftmaxBudget, TabularSoftmax, default_leader
+from agents.learning import LearningConfig, NetworkConfig
+from agents.sac import DiscreteSACFollower, SACFollower
 from agents.soft_q import SoftQConfig, SoftQFollower
 
 __all__ = [
     "BoxDesign",
+    "DiscreteSACFollower",
     "ExactFollower",
+    "LearningConfig",
     "MLPCategorical",
+    "NetworkConfig",
+    "SACFollower",
     "SoftQConfig",
     "SoftQFollower",
     "SoftmaxBudget",

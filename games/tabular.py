@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -27,9 +28,10 @@ class _Tabular(Game):
         self.states = states
         self.follower_space = spaces.Discrete(follower_actions)
         self.observation_space = spaces.Box(0.0, 1.0, (states,), np.float32)
+        self._units = torch.eye(states)
 
     def observe(self, state: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(state, self.states).float()
+        return self._units[state]
 
     def initial(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.multinomial(self._model.initial, n, replacement=True, generator=generator)
@@ -97,8 +99,11 @@ class TabularGame(_Tabular):
         follower_action: Tensor,
         generator: torch.Generator,
     ) -> Step:
-        index = (state, leader_action, follower_action)
-        return _sample(self._model, index, generator)
+        return self._outcomes.step(0, state, leader_action, follower_action, generator)
+
+    @cached_property
+    def _outcomes(self) -> "_Outcomes":
+        return _Outcomes(self._model, 1)
 
 
 class TabularDesign(_Tabular):
@@ -145,6 +150,7 @@ class TabularDesign(_Tabular):
         states, actions = kernel.shape[-1], kernel.shape[-2]
         self._describe(states, actions)
         self._functions: dict[str, Callable[[Tensor], Tensor]] = {}
+        self._stepped: _Stepped | None = None
         rewards = {}
         for name_, given in (
             ("leader_reward", leader_reward),
@@ -211,29 +217,62 @@ class TabularDesign(_Tabular):
         follower_action: Tensor,
         generator: torch.Generator,
     ) -> Step:
-        model = self.simulated_model(leader_action.to(torch.float64))
-        index = (state, torch.zeros_like(state), follower_action)
-        return _sample(model, index, generator)
+        if self._stepped is None or not torch.equal(self._stepped.designs, leader_action):
+            designs, which = leader_action.unique(dim=0, return_inverse=True)
+            model = self.simulated_model(designs.to(torch.float64))
+            outcomes = _Outcomes(model.detach(), len(designs))
+            self._stepped = _Stepped(leader_action.clone(), which, outcomes)
+        _, which, outcomes = self._stepped
+        return outcomes.step(which, state, 0, follower_action, generator)
 
 
 # ---------------------------------------------------------------- stepping
 
 
-def _sample(model: TabularModel, index: tuple[Tensor, ...], generator: torch.Generator) -> Step:
-    """One step at (s, a, b) [n] each; arrays with a leading dimension have one row per copy."""
-    copies = torch.arange(len(index[0]))
+class _Outcomes:
+    """Draws (s', ended) given (s, a, b) by binary search in one sorted array.
 
-    def at(array: Tensor, dimensions: int) -> Tensor:
-        return array[(copies, *index)] if array.dim() > dimensions else array[index]
+    Args:
+        model: arrays [S, A, B, S], or [U, S, A, B, S] of U designs. designs: U.
+    """
 
-    total = going = at(model.transition, 4)  # [n, S]
-    if model.ending is not None:
-        total = going + at(model.ending, 4)
-    state = torch.multinomial(total, 1, generator=generator)
-    stays = (going / total).gather(1, state).squeeze(1)
-    chance = torch.rand(len(copies), generator=generator, dtype=stays.dtype)
-    rewards = at(model.leader_reward, 3), at(model.follower_reward, 3)
-    return Step(state.squeeze(1), *rewards, chance >= stays)
+    def __init__(self, model: TabularModel, designs: int) -> None:
+        self.model, self.states = model, model.states
+        total = model.transition
+        if model.ending is not None:
+            total = torch.cat([total, model.ending], -1)
+        shape = (designs, self.states, model.leader_actions, model.follower_actions)
+        cumulative = total.expand(*shape, -1).flatten(0, 3).cumsum(-1)
+        cumulative = cumulative / cumulative[:, -1:]
+        self.outcomes = cumulative.shape[1]
+        self.sorted = (cumulative + torch.arange(len(cumulative)).unsqueeze(1)).flatten()
+        rewards = model.leader_reward, model.follower_reward
+        self.rewards = [reward.expand(shape).flatten() for reward in rewards]
+
+    def step(
+        self,
+        design: Tensor | int,
+        state: Tensor,
+        leader_action: Tensor | int,
+        follower_action: Tensor,
+        generator: torch.Generator,
+    ) -> Step:
+        """One step at indices [n]."""
+        row = (design * self.states + state) * self.model.leader_actions + leader_action
+        row = row * self.model.follower_actions + follower_action
+        noise = torch.rand(len(state), generator=generator, dtype=torch.float64)
+        found = torch.searchsorted(self.sorted, row + noise.clamp(max=1 - 1e-9), right=True)
+        outcome = found - row * self.outcomes
+        leader_reward, follower_reward = (reward[row] for reward in self.rewards)
+        return Step(outcome % self.states, leader_reward, follower_reward, outcome >= self.states)
+
+
+class _Stepped(NamedTuple):
+    """What steps under the last designs [n, d] draw from: play keeps them for long."""
+
+    designs: Tensor
+    which: Tensor  # [n] of the distinct ones
+    outcomes: _Outcomes
 
 
 def _split(kernel: Tensor, termination: Tensor | None) -> tuple[Tensor, Tensor | None]:

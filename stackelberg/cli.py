@@ -63,7 +63,8 @@ class Train:
     leader: str = "default"
     """default (what fits the game's action space), spread (the same from N(0, 1)), or mlp."""
     follower: str = "exact"
-    """What best-responds: exact, soft-q, path/to/file.py:Class, or module:Class."""
+    """What best-responds: exact, soft-q, discrete-sac, sac (in a Box), path/to/file.py:Class, or
+    module:Class."""
     follower_option: Options = ()
     """An option of the follower, repeatable."""
     seed: int = 0
@@ -114,8 +115,10 @@ class Train:
             coordinator.run(silent)
             return
         goal, _ = best_known.optimum(game)
-        with progress_bar(game.name, self.config.iterations, goal) as report:
-            summary = coordinator.run(report).summary
+        with progress_bar(game.name, self.config.iterations, goal) as progress:
+            if hasattr(follower, "report"):
+                follower.report = progress.follower
+            summary = coordinator.run(progress).summary
         print(_sentence(summary, out))
 
     def folder(self, game: Any) -> Path:

@@ -17,8 +17,18 @@ from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.types import Commitment
 
+_FEW = 8  # actions of a leader that are averaged over; of more, one is drawn
+
 # The frozen leader: observations of n states [n, d] and a generator in, n leader actions out.
 FrozenLeader = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class Place(NamedTuple):
+    """Where n copies of a game stand, before the leader moves there."""
+
+    leader: Tensor  # [n, d] float32, what the leader observes
+    follower: Tensor  # [n, d'] float32, what the follower observes, without the leader's action
+    out: Tensor  # [n] bool: the leader has left
 
 
 class InducedStep(NamedTuple):
@@ -28,6 +38,7 @@ class InducedStep(NamedTuple):
     reward: Tensor  # [n] the follower's
     terminated: Tensor  # [n] bool: ended by the rules, nothing follows
     truncated: Tensor  # [n] bool: cut off by the time limit, bootstrap from `observation`
+    place: Place  # where the step led; under another leader `meet` tells what is met there
 
 
 def freeze(commitment: Commitment, leader: int = 0) -> FrozenLeader:
@@ -40,17 +51,22 @@ def freeze(commitment: Commitment, leader: int = 0) -> FrozenLeader:
     if commitment.design is not None:
         design = commitment.design[leader].detach()
         return lambda observation, _: design.expand(len(observation), -1)
-    policy, rule = commitment.policy[leader].detach(), commitment.rule
 
     @torch.no_grad()
     def draw(observation: Tensor, generator: torch.Generator) -> Tensor:
-        if rule is not None:
-            odds = rule(observation)[leader].exp()
-        else:
-            odds = observation.to(policy) @ policy  # [n, A]: rows of the table, by one-hot state
-        return torch.multinomial(odds, 1, generator=generator).squeeze(1)
+        below = _odds(commitment, leader, observation).cumsum(-1)
+        noise = torch.rand(len(below), 1, generator=generator, dtype=below.dtype) * below[:, -1:]
+        return (noise >= below).sum(-1).clamp(max=below.shape[-1] - 1)
 
     return draw
+
+
+def _odds(commitment: Commitment, leader: int, observation: Tensor) -> Tensor:
+    """f(a|s) [n, A] of one leader on observations [n, d]."""
+    if commitment.rule is not None:
+        return commitment.rule(observation)[leader].exp()
+    policy = commitment.policy[leader].detach()
+    return observation.to(policy) @ policy  # rows of the table, by one-hot state
 
 
 def induced_observation_space(game: Game) -> spaces.Box:
@@ -60,7 +76,7 @@ def induced_observation_space(game: Game) -> spaces.Box:
         InputError: if the follower observes a leader action that is neither Discrete nor Box.
     """
     state = game.follower_observation_space
-    if not _shows_action(game):
+    if not shows_action(game):
         return spaces.Box(state.low, state.high, dtype=np.float32)
     if isinstance(game.leader_space, spaces.Discrete):
         count = int(game.leader_space.n)
@@ -117,7 +133,8 @@ class InducedMDP:
         if which is None:
             self._announce()
         elif which.any():
-            seen, action = self._draw(which)
+            there = Place(*(part[which] for part in self._place()))
+            seen, action = meet(self.game, self.leader, there, self.generator)
             self._action, self.observation = self._action.clone(), self.observation.clone()
             self._action[which], self.observation[which] = action, seen
         return self.observation
@@ -128,22 +145,56 @@ class InducedMDP:
         self._announce()
         over = outcome.terminated | self._vector.follower_out
         return InducedStep(
-            self.observation, outcome.follower_reward, over, outcome.truncated & ~over
+            self.observation,
+            outcome.follower_reward,
+            over,
+            outcome.truncated & ~over,
+            self._place(),
         )
 
     def _announce(self) -> None:
         """The leader moves in every copy."""
-        self.observation, self._action = self._draw(slice(None))
+        self.observation, self._action = meet(self.game, self.leader, self._place(), self.generator)
 
-    def _draw(self, which: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """What the follower sees [n, d] and the leader's actions, in some of the copies.
-
-        The action of a leader that has left is shown as zeros.
-        """
+    def _place(self) -> Place:
         vector = self._vector
-        action = self.leader(vector.leader_observation[which], self.generator)
-        seen, out = vector.follower_observation[which], vector.leader_out[which]
-        return with_action(self.game, seen, action, out), action
+        return Place(vector.leader_observation, vector.follower_observation, vector.leader_out)
+
+
+def meet(
+    game: Game, leader: FrozenLeader, place: Place, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What the follower meets at n places where the leader moves, [n, d], and the leader's actions.
+
+    The action of a leader that has left is shown as zeros.
+    """
+    action = leader(place.leader, generator)
+    return with_action(game, place.follower, action, place.out), action
+
+
+@torch.no_grad()
+def meetings(
+    game: Game, commitment: Commitment, leader: int, place: Place, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What the follower may meet at n places where one of M leaders moves, and how likely it is.
+
+    Where the leader chooses among few actions and is seen, all of them; else one that is drawn.
+
+    Returns:
+        Observations [n, K, d] and probabilities [n, K].
+    """
+    space, count = game.leader_space, len(place.out)
+    seen = shows_action(game) and isinstance(space, spaces.Discrete)
+    if not seen or int(space.n) > _FEW:  # type: ignore[attr-defined]
+        met, _ = meet(game, freeze(commitment, leader), place, generator)
+        return met.unsqueeze(1), torch.ones(count, 1)
+    odds = _odds(commitment, leader, place.leader)
+    actions = torch.arange(odds.shape[1]).expand(count, -1)
+    observation, out = (
+        part.unsqueeze(1).expand(count, odds.shape[1], *part.shape[1:])
+        for part in (place.follower, place.out)
+    )
+    return with_action(game, observation, actions, out), odds
 
 
 def with_action(game: Game, observation: Tensor, leader_action: Tensor, out: Tensor) -> Tensor:
@@ -152,7 +203,7 @@ def with_action(game: Game, observation: Tensor, leader_action: Tensor, out: Ten
     Args:
         leader_action: [...] or [..., k]. out: [...] bool, where no action was taken: zeros.
     """
-    if not _shows_action(game):
+    if not shows_action(game):
         return observation
     shown = leader_action
     if isinstance(game.leader_space, spaces.Discrete):
@@ -196,5 +247,6 @@ class InducedEnv(gymnasium.Env):
         return observation, float(found.reward[0]), *flags, {}
 
 
-def _shows_action(game: Game) -> bool:
+def shows_action(game: Game) -> bool:
+    """Does the follower see an action of the leader before its own?"""
     return game.leader_moves == "every step" and game.follower_observes_action

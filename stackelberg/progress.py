@@ -11,20 +11,40 @@ def silent(row: dict[str, Any]) -> None:
     """Say nothing."""
 
 
+class Progress:
+    """What a bar shows of a run: the leader's return, and how far a long-training follower is.
+
+    Args:
+        show: of a `counting_bar`. iterations: how many there will be. optimum: what to reach.
+    """
+
+    def __init__(
+        self, show: Callable[[int, int, str], None], iterations: int, optimum: float | None
+    ) -> None:
+        self._show, self._iterations = show, iterations
+        self._goal = "" if optimum is None else f" of {optimum:.4g}"
+        self._done, self._said = 0, ""
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """A row of metrics."""
+        value = row["leader_objective"]
+        value = row["leader_return"] if value is None else value
+        mean = sum(value) / len(value) if isinstance(value, list) else value
+        self._done, self._said = row["iteration"] + 1, f"leader return {mean:.4g}{self._goal}"
+        self._show(self._done, self._iterations, self._said)
+
+    def follower(self, steps: int, most: int, gap: float | None) -> None:
+        """A follower has trained for so many steps, of at most so many, and has this gap left."""
+        known = "" if gap is None else f", gap {gap:.2g}"
+        said = f"follower {steps:,} of {most:,} steps{known}"
+        self._show(self._done, self._iterations, ", ".join(filter(None, (self._said, said))))
+
+
 @contextmanager
-def progress_bar(title: str, iterations: int, optimum: float | None = None) -> Iterator[Report]:
+def progress_bar(title: str, iterations: int, optimum: float | None = None) -> Iterator[Progress]:
     """A bar on stderr that shows every iteration's leader return."""
-    goal = "" if optimum is None else f" of {optimum:.4g}"
-
     with counting_bar(title, counted=True) as show:
-
-        def report(row: dict[str, Any]) -> None:
-            value = row["leader_objective"]
-            value = row["leader_return"] if value is None else value
-            mean = sum(value) / len(value) if isinstance(value, list) else value
-            show(row["iteration"] + 1, iterations, f"leader return {mean:.4g}{goal}")
-
-        yield report
+        yield Progress(show, iterations, optimum)
 
 
 @contextmanager

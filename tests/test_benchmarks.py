@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from benchmarks import access, black_box, estimators
+from benchmarks import access, black_box, collection, estimators
 from benchmarks import estimator_accuracy as accuracy
 from benchmarks import estimator_cost as cost
 from benchmarks import estimator_training as training
@@ -135,3 +135,14 @@ def test_episode_return_is_the_objective_of_long_episodes():
     g = exact.best_response(game.model(), policy.detach()).policy
     first = (policy.detach()[:, 0] * g[:, 0, :, discrete_toy.GO_A]).sum(-1)
     np.testing.assert_allclose(training.episode_return(game, leader, 1.0), first, rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_collection_in_small(monkeypatch, capsys):
+    """Both ways are timed on both games, and ours is the faster one."""
+    monkeypatch.setattr(collection, "COPIES", 8)
+    collection.main(rounds=2, length=10)
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "," in line]
+    numbers = [[float(cell.replace(",", "")) for cell in row[1:]] for row in rows[1:]]
+    assert len(numbers) == 2
+    assert all(mine > other > 0 for mine, other, _ in numbers)

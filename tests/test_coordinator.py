@@ -55,7 +55,7 @@ def small_soft_q() -> SoftQFollower:
     return SoftQFollower(
         SoftQConfig(
             **{"first_steps": 1024, "later_steps": 256, "afresh_steps": 512},
-            **{"copies": 16, "capacity": 1500, "updates": 20},
+            **{"copies": 16, "updates": 20},
         )
     )
 

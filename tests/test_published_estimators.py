@@ -757,9 +757,7 @@ def test_probe_estimates_the_objective_of_the_displaced_leader(kind):
 
 
 def small_soft_q() -> SoftQFollower:
-    return SoftQFollower(
-        SoftQConfig(first_steps=512, later_steps=256, copies=16, capacity=2000, updates=30)
-    )
+    return SoftQFollower(SoftQConfig(first_steps=512, later_steps=256, copies=16, updates=30))
 
 
 @pytest.mark.parametrize("make", [ExactFollower, lambda: ExactFollower(2), small_soft_q])

@@ -5,8 +5,26 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import access, black_box, discrete_toy, estimators, four_rooms, leader_steps, speed
+from benchmarks import (
+    access,
+    black_box,
+    collection,
+    discrete_toy,
+    estimators,
+    four_rooms,
+    leader_steps,
+    speed,
+)
 
-for benchmark in (discrete_toy, black_box, access, speed, estimators, leader_steps, four_rooms):
+for benchmark in (
+    discrete_toy,
+    black_box,
+    access,
+    speed,
+    collection,
+    estimators,
+    leader_steps,
+    four_rooms,
+):
     print(f"\n## {(benchmark.__doc__ or '').splitlines()[0]}\n", flush=True)
     benchmark.main()
