@@ -21,10 +21,10 @@ ROUNDS = 30
 UNKNOWN = 0.05  # certainty of the first guess: a standard deviation of log beta of 4.5
 TINY = 1e-300  # probability of an action below which its logarithm is not trusted
 
-KEPT = tuple(4.0**k for k in range(1, 9))  # actions that outweigh a predicted response
+KEPT = tuple(4.0**k for k in range(-1, 9))  # actions that outweigh a predicted response
 LEAST = 1e-12  # of a predicted probability
 STEPS = 25  # of expectation maximisation
-SPARE = 0.1  # rows' worth of every prior at the start
+SPARE = 0.1, 1.0  # rows' worth of every weight, and of the greatest, before anything is seen
 
 
 @torch.no_grad()
@@ -95,10 +95,11 @@ def likely_response(predicted: Tensor, counts: Tensor) -> Tensor:
         g(b|s,a) = sum_j w_j(s,a) [n(s,a,b) + k_j p(b|s,a)] / [n(s,a) + k_j]
 
     The mean of a posterior whose prior mixes Dirichlet distributions around the predicted response
-    p, of weights k_j from 4 to 65,536 actions. How common each weight is among the rows (s,a) of a
-    leader is what makes all actions n most likely, by expectation maximisation; w_j(s,a) is its
-    posterior probability in the row. So a follower that does as predicted is believed to do so
-    everywhere, and one that keeps to a rule of its own is known by what it does.
+    p, of weights k_j from 1/4 to 65,536 actions. How common each weight is among the rows (s,a) of
+    a leader is what makes all actions n most likely, by expectation maximisation, one row more
+    being counted as predicted; w_j(s,a) is its posterior probability in the row. So a follower that
+    does as predicted is believed to do so everywhere, and one that keeps to a rule of its own is
+    known by what it does.
 
     Args:
         predicted: p [M, S, A, B]. counts: n [M, S, A, B].
@@ -113,10 +114,12 @@ def likely_response(predicted: Tensor, counts: Tensor) -> Tensor:
     likelihood = torch.lgamma(size) - torch.lgamma(size + number)
     likelihood += (torch.lgamma(prior + counts) - torch.lgamma(prior)).sum(-1)  # [J, M, S, A]
     been = (number > 0).to(likelihood)
-    rows = been.sum((-2, -1), keepdim=True) + SPARE * len(prior)
-    common = torch.full_like(likelihood[:, :, :1, :1], 1 / len(prior))
+    spare = torch.full_like(weight[..., 0], SPARE[0])  # [J, 1, 1, 1]
+    spare[-1] = SPARE[1]
+    common = spare / spare.sum()
     for _ in range(STEPS):
         share = torch.softmax(likelihood + common.log(), 0) * been
-        common = (share.sum((-2, -1), keepdim=True) + SPARE) / rows
+        rows = share.sum((-2, -1), keepdim=True) + spare
+        common = rows / rows.sum(0)
     share = torch.softmax(likelihood + common.log(), 0)
     return ((share / (size + number)).unsqueeze(-1) * (prior + counts)).sum(0)
