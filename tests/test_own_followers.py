@@ -309,7 +309,7 @@ def test_a_follower_from_a_file(file, monkeypatch):
         ("{file}:Rule", ("speed=1",), "an option of follower .*action"),
         ("{file}:Rule", ("action=x",), "action: int"),
         ("nowhere.py:Rule", (), "an existing file"),
-        ("rule", (), "one of the followers exact, .*file.py:Class"),
+        ("rule", (), "one of the followers .*exact, .*file.py:Class"),
     ],
 )
 def test_a_follower_that_cannot_be_made_is_one_clear_error(file, reference, options, expected):
