@@ -11,7 +11,7 @@ from stackelberg.game import Game, Step
 
 
 class Aim(Game):
-    """One step: the leader names a target, the follower is paid -curvature (b - target)^2.
+    """At every step the leader names a target; the follower is paid -curvature (b - target)^2.
 
     The soft best response is Normal(target, temperature / (2 curvature)), where the bounds are far.
     """
@@ -21,7 +21,7 @@ class Aim(Game):
     curvature = 1.0
 
     def __init__(self, **settings) -> None:
-        super().__init__(**{"temperature": 0.1, "horizon": 2} | settings)
+        super().__init__(**{"temperature": 0.1, "horizon": 8, "follower_discount": 0.5} | settings)
         self.leader_space = spaces.Discrete(2)
         self.follower_space = spaces.Box(-2.0, 4.0, (1,), np.float32)
         self.observation_space = spaces.Box(-1, 1, (1,), np.float32)
@@ -41,7 +41,7 @@ class Aim(Game):
     ) -> Step:
         miss = follower_action.squeeze(-1) - self.targets[leader_action]
         reward = -self.curvature * miss**2
-        return Step(state, -reward, reward, torch.ones(len(state), dtype=torch.bool))
+        return Step(state, -reward, reward, torch.zeros(len(state), dtype=torch.bool))
 
     @property
     def variance(self) -> float:
@@ -49,8 +49,9 @@ class Aim(Game):
 
     @property
     def value(self) -> float:
-        """Of every (s, a): the log of the Gaussian integral."""
-        return 0.5 * self.temperature * math.log(math.pi * self.temperature / self.curvature)
+        """Of every (s, a): the log of the Gaussian integral, over and over."""
+        once = 0.5 * self.temperature * math.log(math.pi * self.temperature / self.curvature)
+        return once / (1 - self.follower_discount)
 
 
 class Regulator(Game):
