@@ -540,8 +540,7 @@ class NetworkResponse:
 
     def _seen(self, observation: Tensor, leader_action: Tensor) -> Tensor:
         """What the follower meets [M, n, d + A]."""
-        here = torch.zeros(observation.shape[:2], dtype=torch.bool)
-        return with_action(self.game, observation, leader_action, here)
+        return with_action(self.game, observation, leader_action)
 
 
 class DiscreteResponse(NetworkResponse):

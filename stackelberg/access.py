@@ -32,8 +32,9 @@ class Response(Protocol):
 
         Args:
             observation: what the followers see of the state, [M, n, d].
-            leader_action: what the leaders do, [M, n]; of a design, or in a Box, [M, n, k]. To be
-                left out of account where the follower does not observe it.
+            leader_action: what the leaders do, [M, n], -1 where a leader has left; of a design, or
+                in a Box, [M, n, k]. To be left out of account where the follower does not observe
+                it.
             generator: all randomness.
         """
         ...

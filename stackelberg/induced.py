@@ -164,12 +164,9 @@ class InducedMDP:
 def meet(
     game: Game, leader: FrozenLeader, place: Place, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """What the follower meets at n places where the leader moves, [n, d], and the leader's actions.
-
-    The action of a leader that has left is shown as zeros.
-    """
+    """What the follower meets at n places where the leader moves [n, d], and its actions."""
     action = leader(place.leader, generator)
-    return with_action(game, place.follower, action, place.out), action
+    return with_action(game, place.follower, announced(action, place.out)), action
 
 
 @torch.no_grad()
@@ -194,22 +191,30 @@ def meetings(
         part.unsqueeze(1).expand(count, odds.shape[1], *part.shape[1:])
         for part in (place.follower, place.out)
     )
-    return with_action(game, observation, actions, out), odds
+    return with_action(game, observation, announced(actions, out)), odds
 
 
-def with_action(game: Game, observation: Tensor, leader_action: Tensor, out: Tensor) -> Tensor:
+def announced(leader_action: Tensor, out: Tensor) -> Tensor:
+    """The leader's actions as followers are told them: -1 where a leader has left, `out` [...].
+
+    Args:
+        leader_action: [...] of a Discrete space; others, as designs, stay as they are.
+    """
+    return leader_action if leader_action.dim() > out.dim() else leader_action.masked_fill(out, -1)
+
+
+def with_action(game: Game, observation: Tensor, leader_action: Tensor) -> Tensor:
     """What the follower meets: its observation [..., d'] and, if it is shown, the leader's action.
 
     Args:
-        leader_action: [...] or [..., k]. out: [...] bool, where no action was taken: zeros.
+        leader_action: as `announced`, [...] or [..., k]; zeros show where the leader has left.
     """
     if not shows_action(game):
         return observation
     shown = leader_action
     if isinstance(game.leader_space, spaces.Discrete):
-        shown = torch.nn.functional.one_hot(leader_action, int(game.leader_space.n))
-    shown = torch.where(out.unsqueeze(-1), 0.0, shown.to(observation))
-    return torch.cat([observation, shown], -1)
+        shown = leader_action.unsqueeze(-1) == torch.arange(int(game.leader_space.n))
+    return torch.cat([observation, shown.to(observation)], -1)
 
 
 class InducedEnv(gymnasium.Env):

@@ -12,6 +12,7 @@ from torch import Tensor
 from stackelberg.access import Response
 from stackelberg.errors import InputError
 from stackelberg.game import Game
+from stackelberg.induced import announced
 from stackelberg.model import TabularModel
 from stackelberg.types import Commitment, TabularResponse
 from stackelberg.vector import VectorGame
@@ -195,7 +196,8 @@ def _stepped(
         before = _observed(vector)
         seen = [part.unflatten(0, (leaders, -1)) for part in before]
         ours = commitment.act(seen[0], vector.generator)
-        theirs = response.sample(seen[1], ours, vector.generator)
+        told = announced(ours, seen[2])
+        theirs = response.sample(seen[1], told, vector.generator)
         _check_actions(game, response, theirs, seen[1])
         moved = vector.step(ours.flatten(0, 1), theirs.flatten(0, 1))
         over = moved.terminated | moved.truncated

@@ -330,6 +330,35 @@ def test_a_follower_that_leaves_has_ended_in_its_own_eyes():
         assert not found.truncated.any()
 
 
+def test_a_follower_is_told_that_the_leader_has_left():
+    """By action -1 when it is asked, as zeros where it sees the action; to the leader, no action."""
+    told = []
+    game = from_parallel_env(lambda: Parking(leaves={"city": 2}), follower_observes_action=True)
+
+    class Listening:
+        def sample(self, observation, leader_action, generator):
+            told.append(leader_action)
+            return torch.zeros_like(leader_action)
+
+    seen = play(
+        game,
+        committed(game),
+        Listening(),
+        streams=3,
+        steps=4,
+        generators=[np.random.default_rng(0)],
+    )
+    assert [bool((action == -1).all()) for action in told] == [False, False, True, True]
+    assert [bool((action >= 0).all()) for action in told] == [True, True, False, False]
+    assert (seen.leader_action >= 0).all()
+    induced = InducedMDP(game, freeze(committed(game)), 3, seeded())
+    size = int(game.leader_space.n)
+    for k in range(4):
+        shown = induced.observation[:, -size:].sum(-1)
+        assert (shown == (k < 2)).all()
+        induced.step(torch.zeros(3, dtype=torch.long))
+
+
 @pytest.mark.parametrize(
     ("changes", "limit", "ends", "how"),
     [
