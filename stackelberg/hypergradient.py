@@ -250,7 +250,7 @@ def tabular_critics(model: TabularModel, policy: Tensor, response: SoftResponse)
     visitation = solved(model.initial.expand(state_value.shape), adjoint=True)
     action_value = model.leader_reward + model.leader_discount * expected_next(model, state_value)
     value = (g * action_value).sum(-1)
-    benefit = follower_benefit(model, policy, action_value, value)
+    benefit = follower_benefit(policy, action_value, value, model.follower_observes_action)
 
     if model.follower_discount != model.leader_discount:
         factors = torch.linalg.lu_factor(resolvent(kernel, model.follower_discount, model.classes))
@@ -273,16 +273,15 @@ def tabular_critics(model: TabularModel, policy: Tensor, response: SoftResponse)
     )
 
 
-def follower_benefit(
-    model: TabularModel, policy: Tensor, action_value: Tensor, value: Tensor
-) -> Tensor:
+def follower_benefit(policy: Tensor, action_value: Tensor, value: Tensor, observes: bool) -> Tensor:
     """delta [M, S, A, B]: Q_L(s,a,b) - V_L(s,a), or its f-average where the follower cannot see a.
 
     Args:
         action_value: Q_L [M, S, A, B]. value: V_L(s,a) [M, S, A].
+        observes: does the follower see the leader's action?
     """
     benefit = action_value - value.unsqueeze(-1)
-    if model.follower_observes_action:
+    if observes:
         return benefit
     return (policy.unsqueeze(-1) * benefit).sum(-2, keepdim=True).expand(benefit.shape)
 

@@ -116,6 +116,8 @@ class RunDirectory:
             purge = row["iteration"]
             self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge)
         for name, value in row.items():
+            if value is None:  # not known
+                continue
             many = value if isinstance(value, list) else None
             for i, number in enumerate(many or [value]):
                 tag = name if many is None else f"{name}/{i}"

@@ -7,6 +7,7 @@ import pytest
 from benchmarks import access, black_box, collection, estimators
 from benchmarks import estimator_accuracy as accuracy
 from benchmarks import estimator_cost as cost
+from benchmarks import estimator_networks as networks
 from benchmarks import estimator_training as training
 
 from games import discrete_toy
@@ -23,6 +24,9 @@ TINY = estimators.Extent(
     seconds=0.0,
     training_seeds=2,
     iterations=2,
+    network_seeds=0,
+    network_batches=2,
+    network_sizes=(150,),
 )
 
 
@@ -58,10 +62,15 @@ def test_benchmark_in_small(tmp_path, monkeypatch):
     assert float(toy["uphill"]) == 0
     assert found[chosen[0], "sobirl"]["bias"] == ""  # undefined
     assert float(found["design", "sobirl"]["ms"]) > 0
-    for name, part in (("_cost", cost), ("_training", training)):
+    for name, part in (("_cost", cost), ("_training", training), ("_networks", networks)):
         rows = read(tmp_path / f"estimators{name}.csv")
         assert tuple(rows[0]) == part.COLUMNS
         assert all(float(row["ms"]) > 0 for row in rows if name == "_cost")
+    rows = read(tmp_path / "estimators_networks.csv")
+    assert {(row["access"], row["critics"]) for row in rows} == {
+        (access, critics) for access in networks.ACCESS for critics in ("neural", "tabular")
+    }
+    assert all(float(row["error"]) > 0 for row in rows)
     assert (tmp_path / "estimators.png").stat().st_size > 5000
     assert b"</svg>" in (tmp_path / "estimators.svg").read_bytes()
     for name in ESTIMATORS:

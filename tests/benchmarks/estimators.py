@@ -2,13 +2,15 @@
 
 Run: python tests/benchmarks/estimators.py [--quick] [--out DIR]
 
-Prints Markdown tables and writes estimators.csv, estimators_cost.csv, estimators_training.csv and
-the figure estimators.png and .svg to DIR, `runs/estimators` unless given.
+Prints Markdown tables and writes estimators.csv, estimators_cost.csv, estimators_training.csv,
+estimators_networks.csv and the figure estimators.png and .svg to DIR, `runs/estimators` unless
+given.
 """
 
 import argparse
 import csv
 import io
+import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import estimator_accuracy as accuracy
 from benchmarks import estimator_cost as cost
+from benchmarks import estimator_networks as networks
 from benchmarks import estimator_training as training
 
 from stackelberg.estimators import ESTIMATORS
@@ -47,6 +50,9 @@ class Extent:
     seconds: float  # by which a group of steps is timed
     training_seeds: int
     iterations: int
+    network_seeds: int  # random games of each kind for critics by networks
+    network_batches: int
+    network_sizes: Sequence[int]
 
 
 FULL = Extent(
@@ -59,6 +65,9 @@ FULL = Extent(
     seconds=0.5,
     training_seeds=10,
     iterations=100,
+    network_seeds=3,
+    network_batches=6,
+    network_sizes=(450, 1500, 4500),
 )
 QUICK = Extent(
     seeds=1,
@@ -70,6 +79,9 @@ QUICK = Extent(
     seconds=0.1,
     training_seeds=2,
     iterations=10,
+    network_seeds=1,
+    network_batches=2,
+    network_sizes=(450,),
 )
 
 # ---------------------------------------------------------------- measuring
@@ -105,6 +117,15 @@ def training_rows(extent: Extent) -> list[Row]:
             print(f"training: R{bonus:.0f}, {name}", file=sys.stderr)
             rows.append(training.trained(bonus, name, seeds, extent.iterations))
         rows.append(training.trained(bonus, "bc-hg", seeds, extent.iterations, draws=640))
+    return rows
+
+
+def network_rows(extent: Extent) -> list[Row]:
+    rows = []
+    for case in networks.cases(extent.network_seeds):
+        print(f"networks: {case.label}, seed {case.seed}", file=sys.stderr)
+        for size in extent.network_sizes:
+            rows += networks.measured(case, size, extent.network_batches)
     return rows
 
 
@@ -245,6 +266,27 @@ def training_table(rows: Sequence[Row]) -> str:
     )
 
 
+def network_table(rows: Sequence[Row]) -> str:
+    """Expected trace by networks / in tables: median cosine, error and bias over the games."""
+    sizes = sorted({row["steps"] for row in rows})
+    lines = []
+    for access in networks.ACCESS:
+        line = [access]
+        for size, column in itertools.product(sizes, ("cosine", "error", "bias")):
+            both = [
+                median(
+                    row[column]
+                    for row in rows
+                    if (row["access"], row["steps"], row["critics"]) == (access, size, critics)
+                )
+                for critics in ("neural", "tabular")
+            ]
+            line.append(" / ".join(number(value, 2 + (value > 0.9)) for value in both))
+        lines.append(line)
+    head = [f"{what}, {size:,}" for size in sizes for what in ("cosine", "error", "bias")]
+    return table(["access", *head], lines)
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -335,21 +377,27 @@ def run(extent: Extent, out: Path) -> str:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found = accuracy_rows(extent), cost_rows(extent), training_rows(extent)
+        measures = (accuracy_rows, cost_rows, training_rows, network_rows)
+        found = [measure(extent) for measure in measures]
     finally:
         torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     for name, part, rows in zip(
-        ("", "_cost", "_training"), (accuracy, cost, training), found, strict=True
+        ("", "_cost", "_training", "_networks"),
+        (accuracy, cost, training, networks),
+        found,
+        strict=True,
     ):
         write_csv(out / f"estimators{name}.csv", part.COLUMNS, rows)
     measures = Measures(found[0])
     for suffix in ("png", "svg"):
         draw(out / f"estimators.{suffix}", measures, found[1])
-    return "\n".join(report(measures, found[1], found[2]))
+    return "\n".join(report(measures, *found[1:]))
 
 
-def report(measures: Measures, costs: Sequence[Row], ends: Sequence[Row]) -> Iterable[str]:
+def report(
+    measures: Measures, costs: Sequence[Row], ends: Sequence[Row], fitted: Sequence[Row]
+) -> Iterable[str]:
     for critics in ("learned", "true"):
         for size in sorted({measures.nearest(450), measures.sizes[-1]}):
             yield f"### Direction, {size:,} steps, {critics} critics: median cosine, share uphill\n"
@@ -371,6 +419,8 @@ def report(measures: Measures, costs: Sequence[Row], ends: Sequence[Row]) -> Ite
         yield design_cost_table(costs, leader, by)
     yield "### Training on DiscreteToy\n"
     yield training_table(ends)
+    yield "### Expected trace, critics by networks / in tables\n"
+    yield network_table(fitted)
 
 
 def main() -> None:

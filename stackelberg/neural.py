@@ -1,0 +1,393 @@
+"""What the leader learns where there are no tables: networks, fitted to a replay of all play.
+
+    Q_L(x,a,b) -> r_L + gamma_L sum_a' f(a'|x') sum_b' g(b'|x',a') Q_L(x',a',b')
+    q_F(x,a,b) -> r_F + gamma_F sum_a' f(a'|x') V_F(x',a')
+    V_F(x,a)    = sum_b g(b|x,a) [Q_F(x,a,b) - beta log g(b|x,a)]
+
+x is what leader and follower observe and who of them has left; who has left earns nothing, and
+nothing follows an ending by the rules. Q_F is q_F, or its average over f for a follower that does
+not observe a. f is the leader's present policy; both policies enter by sums, so that old play tells
+as much of rewards and transitions as new play. g and V_F are given, or learned:
+
+    g(b|x,a) = softmax_b( Q_F(x,a,b) / beta + h(x,a,b) ),
+
+h by maximum likelihood on what the follower recently did, at a price on its size. Without h this
+is the soft best response to what was learned, which foresees how the follower answers a change of
+f before that is seen often; h is how the follower departs from it.
+
+Values are level + scale * what the networks say. The level makes the mean residual 0, which moves
+all values at once, as bootstrapping would in 1 / (1 - gamma) rounds. So the networks have only
+differences to learn, and a hypergradient consists of those.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from stackelberg.access import TrajectoriesAccess
+from stackelberg.backward import arrivals, expected_trace
+from stackelberg.errors import InputError
+from stackelberg.game import Game
+from stackelberg.hypergradient import Critics, follower_benefit
+from stackelberg.networks import Fitted, part_of
+from stackelberg.replay import Draws, Replay, Rows, active, after, noise, points_of
+from stackelberg.rollout import Trajectories
+from stackelberg.types import Commitment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the networks are fitted; one setting for all games."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
+    capacity: int = 50_000
+    """Transitions of each leader that are kept."""
+    working: int = 4096
+    """Transitions that one call fits values to, half of them the newest."""
+    recent: int = 1024
+    """Steps of own play that one call fits the behaviour to."""
+    forget: float = 0.1
+    """How much less they count with every call since."""
+    rounds: int = 12
+    """Fitted evaluations in a call, each of targets made from the values of the one before."""
+    updates: int = 20
+    """Steps of Adam on values in each round."""
+    cloning: int = 12
+    """Steps of Adam on the behaviour in each round."""
+    batch: int = 256
+    """Transitions in a step of Adam."""
+    rate: float = 4e-3
+    """Adam's on values, at a call's beginning; it falls to 0 by its end."""
+    cloning_rate: float = 4e-3
+    """Adam's on the behaviour."""
+    average: float = 0.1
+    """By how much the averaged parameters, whose values are used, follow at every step."""
+    shrink: float = 1e-2
+    """Price of the variance of action values over (a,b), in squared errors: (a,b) that were never
+    tried in x, or hardly ever, are taken to be worth what the others are."""
+    depart: float = 3e-2
+    """Price of h in nats, for each unit of it beyond the first."""
+
+
+SETTINGS = Settings()
+NEWTON = 3  # steps on the likelihood of the temperature in each round
+
+
+class Situation(NamedTuple):
+    """What n points are to M leaders and followers."""
+
+    inputs: Tensor  # [M, n, d] of the networks
+    active: Tensor  # [2, M, n] 1, or 0 where the leader, the follower has left
+    policy: Tensor  # [M, n, A] f
+    log_response: Tensor | None  # [M, n, A, B] log g where it is given
+    value: Tensor | None  # [M, n, A] V_F where it is given
+
+
+class Worth(NamedTuple):
+    """Values in a situation, [2, ...] of leader and follower."""
+
+    action_value: Tensor  # [2, M, n, A, B] Q_L and q_F
+    value: Tensor  # [2, M, n, A] V_L(x,a) and V_F(x,a)
+    response: Tensor  # [M, n, A, B] g
+
+
+class ReplayMemory:
+    """Networks of M leaders, fitted to all transitions that each leader has seen; a `Memory`.
+
+    They are trained on from call to call. Leader m's depend on its seed and on its play alone.
+
+    Args:
+        game: with Discrete actions of both. seeds: one for each leader.
+        estimate_temperature: the follower's temperature is not known: it is the maximum-likelihood
+            estimate from the follower's actions and the learned Q_F.
+
+    Raises:
+        InputError: for actions that are not Discrete.
+    """
+
+    temperature: float | Tensor
+
+    def __init__(
+        self, game: Game, seeds: Sequence[int], estimate_temperature: bool = False
+    ) -> None:
+        self.game, self.seeds, self.estimates = game, tuple(seeds), estimate_temperature
+        self.shape = _count(game, "leader"), _count(game, "follower")
+        count = len(self.seeds)
+        self.temperature = game.temperature
+        if estimate_temperature:
+            self.temperature = torch.ones(count, dtype=torch.float64)
+        self.level = torch.zeros(2, count, 1, dtype=torch.float64)
+        self.scale = torch.ones(2, count, 1, dtype=torch.float64)
+        self.calls, self.replay = 0, Replay(game, SETTINGS.capacity)
+        width = game.observation_space.shape[0] + 2
+        if game.observes_apart:
+            width += game.follower_observation_space.shape[0]
+        widths = [width, *SETTINGS.hidden, self.shape[0] * self.shape[1]]
+
+        def fitted(*parts: int, rate: float) -> Fitted:
+            draws = [np.random.default_rng([s, 1, part]) for part in parts for s in self.seeds]
+            return Fitted(draws, widths, rate=rate, average=SETTINGS.average)
+
+        self.values = fitted(0, 1, rate=SETTINGS.rate)  # the leaders', then the followers'
+        self.behaviour = fitted(2, rate=SETTINGS.cloning_rate)
+
+    def update(self, seen: Trajectories, own: bool = True) -> None:
+        """Keep one batch of trajectories [M, N, T] with its points.
+
+        Args:
+            own: of the M leaders themselves. Other leaders' play tells as much of the game, but
+                not how these leaders' followers behave.
+        """
+        self.replay.add(seen, own, self.calls)
+
+    def critics(
+        self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories
+    ) -> Critics:
+        """Train on, and evaluate at the points of `seen`; see `stackelberg.critics.Memory`."""
+        draws = [np.random.default_rng([seed, 2, self.calls]) for seed in self.seeds]
+        found = self.replay.working(draws, SETTINGS.working)
+        self._train(commitment, follower, draws, found)
+        self.calls += 1
+        return self._evaluated(commitment, follower, seen, found)
+
+    # ------------------------------------------------------------ training
+
+    def _train(
+        self, commitment: Commitment, follower: TrajectoriesAccess, draws: Draws, found: Rows
+    ) -> None:
+        """In rounds: behaviour, temperature, targets, values."""
+        recent = self.replay.recent(draws, SETTINGS.recent, SETTINGS.forget, self.calls)
+        deeds = self._situation(commitment, follower, recent)
+        arrival = self._situation(commitment, follower, after(found))
+        inputs, weight = self.replay.inputs(found).repeat(2, 1, 1), active(found)
+        cell = self._cell(found).repeat(2, 1)
+        for done in range(SETTINGS.rounds):
+            if follower.level == "trajectories":
+                self._clone(deeds, recent, draws)
+            if self.estimates:
+                self._estimate_temperature(deeds, recent)
+            target = self._settled(found, arrival, inputs, cell, weight)
+            self.values.rate(SETTINGS.rate * (1 - done / SETTINGS.rounds))
+            for _ in range(SETTINGS.updates):
+                rows = self._batch(draws, inputs.shape[1]).repeat(2, 1)
+                where = torch.arange(len(rows)).unsqueeze(-1), rows
+                said = self.values.online(inputs[where])
+                error = said.gather(-1, cell[where].unsqueeze(-1)).squeeze(-1) - target[where]
+                price = error**2 + SETTINGS.shrink * said.var(-1, correction=0)
+                self.values.step((weight.flatten(0, 1)[where].float() * price).mean(-1).sum())
+        if follower.level == "trajectories":
+            self._clone(deeds, recent, draws)
+
+    @torch.no_grad()
+    def _settled(
+        self, found: Rows, arrival: Situation, inputs: Tensor, cell: Tensor, weight: Tensor
+    ) -> Tensor:
+        """What the networks are to say of transitions, [2 M, W], after level and scale are set.
+
+        Of a level c more, the target grows by gamma c where it is bootstrapped, and the value by c.
+        """
+        discounts = torch.tensor([self.game.leader_discount, self.game.follower_discount])
+        goes_on = discounts.double().view(2, 1, 1) * ~found["terminated"]
+        known = torch.tensor([False, arrival.value is not None]).view(2, 1, 1)
+        lever = goes_on * arrival.active * ~known
+        weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
+
+        def mean(of: Tensor) -> Tensor:
+            return (weight * of).sum(-1, keepdim=True)
+
+        value = (arrival.policy * self._worth(arrival).value).sum(-1)
+        target = found["reward"].movedim(-1, 0) + goes_on * value
+        believed = self._said(inputs).gather(-1, cell.unflatten(0, (2, -1)).unsqueeze(-1))
+        shift = mean(target - believed.squeeze(-1)) / mean(1 - lever).clamp(min=1e-6)
+        self.level = self.level + shift
+        target = target + lever * shift - self.level
+        spread = mean(target**2).sqrt()
+        spread = torch.where(spread > 1e-9 * self.level.abs(), spread, 1.0)
+        self.values.rescale((self.scale / spread).flatten())
+        self.scale = spread
+        return (target / spread).flatten(0, 1).float()
+
+    def _clone(self, deeds: Situation, recent: Rows, draws: Draws) -> None:
+        """Fit h to what the follower did, by maximum likelihood."""
+        with torch.no_grad():
+            best = self._met(deeds.policy, self._said(deeds.inputs.repeat(2, 1, 1))[1])
+            best = best / self._beta
+            best = (best - best.amax(-1, keepdim=True)).float()
+        m, plays = torch.arange(len(best)).unsqueeze(-1), deeds.active[1].float()
+        cell = self._cell(recent).unsqueeze(-1)
+        for _ in range(SETTINGS.cloning):
+            where = m, self._batch(draws, best.shape[1])
+            departure = self._departure(self.behaviour.online(deeds.inputs[where]))
+            log_prob = torch.log_softmax(best[where] + departure, -1).flatten(2)
+            missed = -log_prob.gather(-1, cell[where]).squeeze(-1)
+            size = ((1 + departure**2).sqrt() - 1).sum((-2, -1))
+            self.behaviour.step((plays[where] * (missed + SETTINGS.depart * size)).mean(-1).sum())
+
+    @torch.no_grad()
+    def _estimate_temperature(self, deeds: Situation, recent: Rows) -> None:
+        """Newton steps on sum_k log softmax(Q_F / beta)(b_k), which is concave in 1 / beta."""
+        met = self._met(deeds.policy, self._said(deeds.inputs.repeat(2, 1, 1))[1])
+        ours, theirs = recent["action"].unbind(-1)
+        met = met.gather(2, ours[..., None, None].expand(-1, -1, 1, self.shape[1])).squeeze(2)
+        chosen, plays = met.gather(-1, theirs.unsqueeze(-1)).squeeze(-1), deeds.active[1]
+        for _ in range(NEWTON):
+            rate = 1 / torch.as_tensor(self.temperature)
+            odds = torch.softmax(met * rate.view(-1, 1, 1), -1)
+            mean = (odds * met).sum(-1)
+            slope = (plays * (chosen - mean)).sum(-1)
+            curve = (plays * ((odds * met**2).sum(-1) - mean**2)).sum(-1).clamp(min=1e-30)
+            self.temperature = 1 / (rate + slope / curve).clamp(rate / 2, rate * 2)
+
+    # ------------------------------------------------------------ values anywhere
+
+    @torch.no_grad()
+    def _situation(
+        self, commitment: Commitment, follower: TrajectoriesAccess, rows: Rows
+    ) -> Situation:
+        assert commitment.rule is not None
+        ours, theirs = self.replay.seen_by(rows["observation"])
+        policy, plays = commitment.rule(ours).exp(), active(rows)
+        actions = [torch.full(policy.shape[:2], a) for a in range(self.shape[0])]
+        log_response = value = None
+        if follower.level != "trajectories":
+            log_response = torch.stack([follower.log_prob(theirs, a) for a in actions], 2).double()
+        if follower.level == "value":
+            value = torch.stack([follower.value(theirs, a) for a in actions], 2).double()
+            value = value * plays[1].unsqueeze(-1)
+        return Situation(self.replay.inputs(rows), plays, policy, log_response, value)
+
+    @torch.no_grad()
+    def _worth(self, at: Situation) -> Worth:
+        """What the averaged networks say."""
+        action_value = self._said(at.inputs.repeat(2, 1, 1)).unflatten(-1, self.shape)
+        action_value = action_value * at.active[..., None, None]
+        met = self._met(at.policy, action_value[1].flatten(2))
+        log_response = at.log_response
+        if log_response is None:
+            departure = self._departure(self.behaviour.averaged(at.inputs)).double()
+            log_response = torch.log_softmax(met / self._beta + departure, -1)
+        response, value = log_response.exp(), at.value
+        if value is None:
+            surprise = self._beta.squeeze(-1) * torch.special.entr(response).sum(-1)
+            value = (response * met).sum(-1) + at.active[1].unsqueeze(-1) * surprise
+        leader = (response * action_value[0]).sum(-1)
+        return Worth(action_value, torch.stack([leader, value]), response)
+
+    def _said(self, inputs: Tensor) -> Tensor:
+        """Q_L and q_F [2, M, n, A B] from inputs [2 M, n, d]."""
+        said = self.values.averaged(inputs).double().unflatten(0, (2, -1))
+        return self.level.unsqueeze(-1) + self.scale.unsqueeze(-1) * said
+
+    def _met(self, policy: Tensor, action_value: Tensor) -> Tensor:
+        """Q_F [M, n, A, B] from q_F [M, n, A B]."""
+        action_value = action_value.unflatten(-1, self.shape)
+        if self.game.follower_observes_action:
+            return action_value
+        mean = (policy.unsqueeze(-1) * action_value).sum(-2, keepdim=True)
+        return mean.expand_as(action_value)
+
+    def _departure(self, said: Tensor) -> Tensor:
+        """h [M, n, A, B] from what the behaviour's networks say."""
+        departure = said.unflatten(-1, self.shape)
+        if self.game.follower_observes_action:
+            return departure
+        return departure.mean(-2, keepdim=True).expand_as(departure)
+
+    @property
+    def _beta(self) -> Tensor:
+        return torch.as_tensor(self.temperature).view(-1, 1, 1, 1)
+
+    def _cell(self, rows: Rows) -> Tensor:
+        """(a,b) as one index."""
+        return rows["action"][..., 0] * self.shape[1] + rows["action"][..., 1]
+
+    def _batch(self, draws: Draws, count: int) -> Tensor:
+        """Rows [M, batch] out of `count`."""
+        return (noise(draws, SETTINGS.batch) * count).long()
+
+    # ------------------------------------------------------------ critics
+
+    @torch.no_grad()
+    def _evaluated(
+        self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories, found: Rows
+    ) -> Critics:
+        game, taken = self.game, seen.state[0].numel()
+        at = self._situation(commitment, follower, self.replay.at(points_of(seen)))
+        action_value, value, response = self._worth(at)
+        state_value = (at.policy * value).sum(-1)
+        benefit = follower_benefit(
+            at.policy, action_value[0], value[0], game.follower_observes_action
+        )
+        benefit = benefit * at.active.prod(0)[..., None, None]
+        begun, weight = seen.time.flatten(1) == 0, torch.zeros_like(state_value[0])
+        weight[:, :taken] = game.leader_discount ** seen.time.flatten(1).double()
+
+        features = self._features(at.inputs)
+        moved = (at.policy * weight.unsqueeze(-1)).unsqueeze(-1) * response * benefit
+        drive = game.follower_discount * arrivals(
+            features.mT @ moved.flatten(2),
+            self._features(self.replay.inputs(found)),
+            self._features(self.replay.inputs(after(found))) * ~found["terminated"].unsqueeze(-1),
+            self._cell(found),
+        )
+        discounts = game.leader_discount, game.follower_discount
+        visitation = weight * at.active[0] / seen.episodes.unsqueeze(-1)
+        return Critics(
+            objective=(state_value[0][:, :taken] * begun).sum(-1) / seen.episodes,
+            leader_state_value=state_value[0],
+            leader_action_value=action_value[0],
+            leader_value=value[0],
+            follower_state_value=state_value[1],
+            follower_value=value[1],
+            follower_action_value=action_value[1],
+            benefit=benefit,
+            visitation=visitation,
+            trace=visitation * expected_trace(features, seen, drive, discounts),
+            policy=at.policy,
+            response=response,
+        )
+
+    def _features(self, inputs: Tensor) -> Tensor:
+        """The last hidden layers of both values, and 1: [M, n, K]."""
+        hidden = self.values.averaged.features(inputs.repeat(2, 1, 1)).double()
+        leader, follower = hidden.unflatten(0, (2, -1))
+        return torch.cat([leader, follower, torch.ones_like(leader[..., :1])], -1)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def state(self) -> dict[str, Tensor]:
+        state = {"calls": torch.tensor(self.calls), "level": self.level, "scale": self.scale}
+        if isinstance(self.temperature, Tensor):
+            state["temperature"] = self.temperature
+        parts = {"values": self.values.state(), "behaviour": self.behaviour.state()}
+        for part, tensors in (parts | {"replay": self.replay.rows}).items():
+            state |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
+        return state
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self.calls = int(state["calls"])
+        self.level, self.scale = state["level"].clone(), state["scale"].clone()
+        if self.estimates:
+            self.temperature = state["temperature"].clone()
+        self.values.load(part_of(state, "values"))
+        self.behaviour.load(part_of(state, "behaviour"))
+        rows = {name: tensor.clone() for name, tensor in part_of(state, "replay").items()}
+        self.replay.load(rows)
+
+
+def _count(game: Game, who: str) -> int:
+    """How many actions a player has. Raises InputError if they are not Discrete."""
+    space = getattr(game, f"{who}_space")
+    if not isinstance(space, spaces.Discrete):
+        raise InputError(
+            f"a {who} space Discrete where the leader learns by networks",
+            f"{space!r}",
+            "let it choose among finitely many actions",
+        )
+    return int(space.n)
