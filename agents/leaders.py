@@ -49,8 +49,8 @@ class TabularSoftmax(nn.Module):
         return torch.log_softmax(observation.to(self.logits) @ self.logits, -1)
 
     def position(self, observation: Tensor) -> Tensor:
-        """log f(a|s): [M, n, A]."""
-        return self.log_policy(observation)
+        """log f(a|s) in all states, whichever are observed: [M, S, A]."""
+        return torch.log_softmax(self.logits, -1)
 
     def parameters_at(self, policy: Tensor) -> list[Tensor]:
         """One leader's parameters at the policy f(a|s) [S, A]."""
@@ -169,7 +169,8 @@ def default_leader(
 ) -> TabularSoftmax | MLPCategorical | SoftmaxBudget | BoxDesign:
     """The leader that fits the game: tabular softmax, softmax budget or box design.
 
-    Without tables a network takes the place of the tabular softmax, and `std` does not matter.
+    Where the leader does not observe states one-hot, a network takes the place of the tabular
+    softmax, and `std` does not matter.
 
     Args:
         seeds: one per leader.
@@ -177,7 +178,7 @@ def default_leader(
     """
     space = game.leader_space
     spread = {} if std is None else {"std": std}
-    if isinstance(space, spaces.Discrete) and not game.tabular:
+    if isinstance(space, spaces.Discrete) and not game.one_hot:
         return mlp_leader(game, seeds)
     if isinstance(space, spaces.Discrete):
         return TabularSoftmax(game.observation_space.shape[0], int(space.n), seeds, **spread)

@@ -22,6 +22,7 @@ ArrayOrFunction = Array | Callable[[Tensor], Tensor]
 class _Tabular(Game):
     """What both kinds of tabular game share: states are indices, observed one-hot."""
 
+    one_hot = True
     _model: TabularModel
 
     def _describe(self, states: int, follower_actions: int) -> None:

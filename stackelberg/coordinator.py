@@ -211,6 +211,8 @@ class Coordinator:
         values = evidence.critics.leader_state_value.abs().amax(-1)
         floor = VANISHED * (norm(direct) + norm(indirect)) + ROUNDING * values
         visits = evidence.critics.visitation if attached.design is None else torch.ones(1)
+        if self.leader.rows > 1 and attached.design is None:  # by rows, which are observed one-hot
+            visits = (visits.unsqueeze(-1) * observed).sum(-2)
         self._advance(self.region, gradient, lambda: self.leader.position(observed), visits, floor)
         self.steps["leader"] += seen.steps + probe.steps["leader"]
         self.steps["follower"] += steps_of(response) + probe.steps["follower"]

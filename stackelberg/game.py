@@ -71,6 +71,7 @@ class Game(ABC):
     leader_moves: ClassVar[Literal["every step", "once"]] = "every step"
 
     moves_transition: bool = False  # does a design change the transitions, not rewards alone?
+    one_hot: bool = False  # does the leader observe which of finitely many states it is, one-hot?
     longest: int | None = None  # steps after which the game itself cuts episodes, if it does
 
     leader_space: spaces.Space

@@ -147,6 +147,7 @@ class ParallelGame(Game):
                 "leaders choose among finitely many actions at present: offer some of the Box",
             )
         self.observation_space = self.players[0].flat
+        self.one_hot = isinstance(self.players[0].observation_space, spaces.Discrete)
         self.follower_observation_space = self.players[1].flat
         self._idle = [_Copy(env, self.players)]
         self._bases = weakref.WeakSet([env.unwrapped])

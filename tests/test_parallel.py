@@ -331,7 +331,7 @@ def test_a_follower_that_leaves_has_ended_in_its_own_eyes():
 
 
 def test_a_follower_is_told_that_the_leader_has_left():
-    """By action -1 when it is asked, as zeros where it sees the action; to the leader, no action."""
+    """By action -1 when it is asked, as zeros where it sees the action; then no leader acts."""
     told = []
     game = from_parallel_env(lambda: Parking(leaves={"city": 2}), follower_observes_action=True)
 

@@ -38,6 +38,18 @@ def test_the_second_tutorial_runs(tmp_path):
     assert "optimum" in drawn("02_designing_incentives", tmp_path)
 
 
+def test_the_third_tutorial_runs():
+    assert "optimum 4.75" in run(ROOT / "tutorials" / "03_somebody_elses_game.py", "--quick")
+
+
+@pytest.mark.slow
+def test_the_third_tutorial_shows_what_it_says():
+    said = run(ROOT / "tutorials" / "03_somebody_elses_game.py")
+    start, end = map(float, re.findall(r"(?:start|trained) (-?[\d.]+)", said))
+    assert start < 4.0
+    assert end > 4.2
+
+
 @pytest.mark.slow
 def test_main_job(tmp_path):
     said = run(ROOT / "tutorials" / "main_job.py", str(tmp_path / "out"))
