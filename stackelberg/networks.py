@@ -94,14 +94,11 @@ class Fitted:
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
-        def of(part: str) -> dict[str, Tensor]:
-            return part_of(state, part)
-
-        self.online.load_state_dict(of("online"))
-        self.averaged.load_state_dict(of("averaged"))
+        self.online.load_state_dict(part_of(state, "online"))
+        self.averaged.load_state_dict(part_of(state, "averaged"))
         self.optimiser.state.clear()
         for key in ("step", "exp_avg", "exp_avg_sq"):
-            for name, moment in of(key).items():
+            for name, moment in part_of(state, key).items():
                 parameter = self.online.get_parameter(name)
                 self.optimiser.state[parameter][key] = moment.clone()
 

@@ -77,6 +77,7 @@ class Settings:
 
 SETTINGS = Settings()
 NEWTON = 3  # steps on the likelihood of the temperature in each round
+RANGE = 1e-3, 1e3  # of an estimated temperature, in standard deviations of Q_F over b
 
 
 class Situation(NamedTuple):
@@ -231,18 +232,23 @@ class ReplayMemory:
 
     @torch.no_grad()
     def _estimate_temperature(self, deeds: Situation, recent: Rows) -> None:
-        """Newton steps on sum_k log softmax(Q_F / beta)(b_k), which is concave in 1 / beta."""
+        """Newton steps on sum_k log softmax(Q_F / beta)(b_k), which is concave in 1 / beta.
+
+        Where actions tell nothing of Q_F, or are always the best, the estimate stays in `RANGE`.
+        """
         met = self._met(deeds.policy, self._said(deeds.inputs.repeat(2, 1, 1))[1])
         ours, theirs = recent["action"].unbind(-1)
         met = met.gather(2, ours[..., None, None].expand(-1, -1, 1, self.shape[1])).squeeze(2)
         chosen, plays = met.gather(-1, theirs.unsqueeze(-1)).squeeze(-1), deeds.active[1]
+        spread = met.std(-1, correction=0).mean(-1).clamp(min=1e-30)
         for _ in range(NEWTON):
             rate = 1 / torch.as_tensor(self.temperature)
             odds = torch.softmax(met * rate.view(-1, 1, 1), -1)
             mean = (odds * met).sum(-1)
             slope = (plays * (chosen - mean)).sum(-1)
             curve = (plays * ((odds * met**2).sum(-1) - mean**2)).sum(-1).clamp(min=1e-30)
-            self.temperature = 1 / (rate + slope / curve).clamp(rate / 2, rate * 2)
+            found = 1 / (rate + slope / curve).clamp(rate / 2, rate * 2)
+            self.temperature = found.clamp(RANGE[0] * spread, RANGE[1] * spread)
 
     # ------------------------------------------------------------ values anywhere
 
@@ -354,10 +360,9 @@ class ReplayMemory:
         )
 
     def _features(self, inputs: Tensor) -> Tensor:
-        """The last hidden layers of both values, and 1: [M, n, K]."""
-        hidden = self.values.averaged.features(inputs.repeat(2, 1, 1)).double()
-        leader, follower = hidden.unflatten(0, (2, -1))
-        return torch.cat([leader, follower, torch.ones_like(leader[..., :1])], -1)
+        """The last hidden layer of Q_L, and 1: [M, n, K]."""
+        hidden = self.values.averaged.features(inputs.repeat(2, 1, 1))[: len(inputs)].double()
+        return torch.cat([hidden, torch.ones_like(hidden[..., :1])], -1)
 
     # ------------------------------------------------------------ checkpoints
 

@@ -20,7 +20,7 @@ from stackelberg.critics import TabularMemory
 from stackelberg.estimators import ESTIMATORS, Evidence
 from stackelberg.hypergradient import Critics
 from stackelberg.neural import ReplayMemory
-from stackelberg.replay import Replay
+from stackelberg.replay import Replay, active, after
 from stackelberg.rollout import Trajectories, play
 from stackelberg.types import Commitment, TabularResponse, commit
 from stackelberg.vector import Outcome, VectorGame
@@ -230,6 +230,31 @@ def test_scale_of_rewards_does_not_matter():
         found.append(critics.leader_action_value / scale)
     assert found[0].std() > 0.1
     torch.testing.assert_close(found[0], found[1], rtol=0.01, atol=0.02)
+
+
+def test_new_units_change_no_value():
+    """Targets of another size do not undo what the networks have learned."""
+    of = setting(leaders=2)
+    memory, _, _ = learned(of, "value", 1)
+    inputs = torch.cat([memory.replay.inputs(memory.replay.rows)] * 2)
+    for network in (memory.values.online, memory.values.averaged):
+        before = network(inputs)
+        memory.values.rescale(torch.tensor([2.0, 3.0, 4.0, 5.0]))
+        factors = torch.tensor([2.0, 3.0, 4.0, 5.0]).view(-1, 1, 1)
+        torch.testing.assert_close(network(inputs), factors * before)
+        memory.values.rescale(1 / factors.flatten())
+    level, scale = memory.level, memory.scale
+    differences = memory._said(inputs) - level.unsqueeze(-1)
+    rows = memory.replay.rows
+    scaled = rows | {"reward": 10 * rows["reward"]}
+    follower = restrict(of.response, "value")
+    arrival = memory._situation(of.commitment, follower, after(rows))
+    cell = memory._cell(rows).repeat(2, 1)
+    memory._settled(scaled, arrival, inputs, cell, active(rows))
+    assert (memory.scale > 2 * scale).all()
+    torch.testing.assert_close(
+        memory._said(inputs) - memory.level.unsqueeze(-1), differences, rtol=1e-3, atol=1e-4
+    )
 
 
 # ---------------------------------------------------------------- players that leave
