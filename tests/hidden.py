@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from games.tabular import TabularGame
+from games.tabular import TabularDesign, TabularGame
 from stackelberg import exact
 from stackelberg.game import Game, Step
 from stackelberg.rollout import Points, Trajectories
@@ -23,7 +23,7 @@ class Hidden(Game):
             given.
     """
 
-    def __init__(self, inner: TabularGame, features: Tensor | None = None) -> None:
+    def __init__(self, inner: TabularGame | TabularDesign, features: Tensor | None = None) -> None:
         super().__init__(
             leader_discount=inner.leader_discount,
             follower_discount=inner.follower_discount,
@@ -33,11 +33,13 @@ class Hidden(Game):
             optimum=inner.optimum,
         )
         self.inner, self.name = inner, f"hidden {inner.name}"
+        self.leader_moves = inner.leader_moves
         self.leader_space, self.follower_space = inner.leader_space, inner.follower_space
         if features is None:
             features = torch.from_numpy(np.random.default_rng(5).normal(size=(inner.states, 4)))
         self.features = features.float()
-        self.observation_space = spaces.Box(-np.inf, np.inf, (features.shape[1],), np.float32)
+        low, high = self.features.aminmax(dim=0)
+        self.observation_space = spaces.Box(low.numpy(), high.numpy(), dtype=np.float32)
 
     def initial(self, n: int, generator: torch.Generator) -> Tensor:
         return self.inner.initial(n, generator)
@@ -59,7 +61,7 @@ class Hidden(Game):
         away = observation.unsqueeze(-2) - self.features
         return away.square().sum(-1).argmin(-1)
 
-    def hide(self, seen: Trajectories) -> Trajectories:
+    def hide_play(self, seen: Trajectories) -> Trajectories:
         """The same play as it is seen here: points in place of states."""
         shown = self.observe(torch.cat([seen.state.flatten(1), seen.next_state.flatten(1)], 1))
         never = torch.zeros(shown.shape[:2], dtype=torch.bool)
@@ -67,12 +69,52 @@ class Hidden(Game):
         points = Points(shown, shown, never, never)
         return replace(seen, state=index, next_state=index + index[0].numel(), points=points)
 
-    def one_hot(self, observation: Tensor) -> Tensor:
+    def unit(self, observation: Tensor) -> Tensor:
         return self.inner.observe(self.states(observation))
 
     def policy(self, commitment: Commitment) -> Tensor:
         """f in every state [M, S, A]."""
         return commitment.rule(self.features).detach().exp()
+
+    def hide(self, commitment: Commitment) -> Commitment:
+        """The same leaders [M], given by a rule on what is observed."""
+        if commitment.design is not None:
+            return commitment
+        policy = commitment.policy
+
+        def rule(observation: Tensor) -> Tensor:
+            state = self.states(observation)
+            leader = torch.arange(len(policy)).unsqueeze(-1)
+            return policy.log()[leader, state.expand(len(policy), -1)]
+
+        return Commitment(policy[:, :0], None, rule)
+
+    def tables(self, commitment: Commitment, response) -> tuple[Tensor, Tensor]:
+        """g(b|s,a) [M, S, A, B] and V_F(s,a) [M, S, A] of a response to M leaders."""
+        leaders, states, actions = commitment.policy.shape
+        seen = self.features.expand(leaders, -1, -1)
+        moves = [torch.full((leaders, states), a) for a in range(actions)]
+        policy = torch.stack([response.log_prob(seen, a) for a in moves], 2).exp()
+        return policy, torch.stack([response.value(seen, a) for a in moves], 2)
+
+    def shortfall(self, commitment: Commitment, response) -> Tensor:
+        """The response's exact best-response gap, in temperatures per discounted step: [M]."""
+        model, policy = self.inner.model(commitment.design), self.tables(commitment, response)[0]
+        gap = exact.follower_gap(model, commitment.policy, policy)
+        own = replace(model, leader_discount=model.follower_discount)
+        time = exact.visitation(own, commitment.policy, policy).sum(-1)
+        return gap / self.temperature / time
+
+    def policy_error(self, commitment: Commitment, response) -> float:
+        """Mean absolute error of g(b|s,a)."""
+        best = exact.best_response(self.inner.model(commitment.design), commitment.policy)
+        return (self.tables(commitment, response)[0] - best.policy).abs().mean().item()
+
+
+def coded(inner: TabularGame | TabularDesign) -> Hidden:
+    """The game behind four numbers from -1 to 1."""
+    draw = torch.Generator().manual_seed(0)
+    return Hidden(inner, 2 * torch.rand(inner.states, 4, generator=draw) - 1)
 
 
 class Shown:
@@ -84,13 +126,13 @@ class Shown:
     def sample(
         self, observation: Tensor, leader_action: Tensor, generator: torch.Generator
     ) -> Tensor:
-        return self.tables.sample(self.game.one_hot(observation), leader_action, generator)
+        return self.tables.sample(self.game.unit(observation), leader_action, generator)
 
     def log_prob(self, observation: Tensor, leader_action: Tensor) -> Tensor:
-        return self.tables.log_prob(self.game.one_hot(observation), leader_action)
+        return self.tables.log_prob(self.game.unit(observation), leader_action)
 
     def value(self, observation: Tensor, leader_action: Tensor) -> Tensor:
-        return self.tables.value(self.game.one_hot(observation), leader_action)
+        return self.tables.value(self.game.unit(observation), leader_action)
 
 
 class Acting:

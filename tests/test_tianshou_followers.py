@@ -12,7 +12,7 @@ import pytest
 import torch
 from box_games import Aim, Regulator
 from gymnasium import spaces
-from hidden_games import Hidden
+from hidden import Hidden, coded
 
 from agents import (
     DiscreteSACFollower,
@@ -67,7 +67,7 @@ SLOW = pytest.param("discrete-sac", marks=pytest.mark.slow)
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_networks_come_near_the_best_response(name):
-    game, commitment = Hidden(random_game()), leaders(0.5)
+    game, commitment = coded(random_game()), leaders(0.5)
     response = FAMILY[name]().best_respond(game, game.hide(commitment), [0])
     assert not isinstance(response, TabularResponse)
     assert game.shortfall(commitment, response).item() < NEAR
@@ -88,7 +88,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["soft-q", SLOW])
 def test_blind_followers_and_games_that_end(name, kind):
-    game, commitment = Hidden(random_game(3, **KINDS[kind])), leaders(0.3)
+    game, commitment = coded(random_game(3, **KINDS[kind])), leaders(0.3)
     response = FAMILY[name]().best_respond(game, game.hide(commitment), [0])
     assert game.shortfall(commitment, response).item() < NEAR
 
@@ -99,7 +99,7 @@ def test_blind_followers_and_games_that_end(name, kind):
 @pytest.mark.parametrize("kind", ["plain", *KINDS])
 def test_every_seed_comes_near_and_knows_it(name, kind, seed):
     """With the default budget; the measured gap is no smaller than the exact one."""
-    game, commitment = Hidden(random_game(10 + seed, **KINDS.get(kind, {}))), leaders(0.3)
+    game, commitment = coded(random_game(10 + seed, **KINDS.get(kind, {}))), leaders(0.3)
     follower = {"soft-q": SoftQFollower, "discrete-sac": DiscreteSACFollower}[name]()
     response = follower.best_respond(game, game.hide(commitment), [seed])
     assert game.shortfall(commitment, response).item() < NEAR
@@ -113,14 +113,14 @@ def test_every_seed_comes_near_and_knows_it(name, kind, seed):
 @pytest.mark.parametrize("bonus", [1.0, 2.0])
 def test_discrete_toy(name, bonus):
     inner = discrete_toy.game(bonus)
-    game, commitment = Hidden(inner), leaders(0.5, 0.2, states=3)
+    game, commitment = coded(inner), leaders(0.5, 0.2, states=3)
     follower = {"soft-q": SoftQFollower, "discrete-sac": DiscreteSACFollower}[name]()
     response = follower.best_respond(game, game.hide(commitment), [0, 1])
     assert (game.shortfall(commitment, response) < NEAR).all()
 
 
 def test_one_hot_observations_without_tables_are_learned_in_a_table():
-    game, commitment = Hidden(random_game(), dense=False), leaders(0.5, 0.2)
+    game, commitment = Hidden(random_game(), torch.eye(6)), leaders(0.5, 0.2)
     response = soft_q().best_respond(game, game.hide(commitment), [0, 1])
     assert isinstance(response, TabularResponse)
     assert (game.shortfall(commitment, response) < 0.01).all()
@@ -137,7 +137,7 @@ def incentive_game() -> TabularDesign:
 
 @pytest.mark.parametrize("name", ["soft-q", SLOW])
 def test_designs_are_tracked_without_old_rewards(name):
-    game, follower = Hidden(incentive_game()), FAMILY[name](afresh_steps=8192)
+    game, follower = coded(incentive_game()), FAMILY[name](afresh_steps=8192)
     for spent in ([0.1, 0.2, 0.7], [0.7, 0.1, 0.1]):
         design = torch.tensor([spent], dtype=torch.float64)
         commitment = Commitment(torch.ones(1, 3, 1, dtype=torch.float64), design)
@@ -159,7 +159,7 @@ def contrary_game(states: int = 6) -> TabularGame:
 
 @pytest.mark.parametrize("name", ["soft-q", SLOW])
 def test_a_leader_that_changed_is_answered_as_well_with_fewer_steps(name):
-    game, follower = Hidden(contrary_game()), FAMILY[name](later_steps=8192)
+    game, follower = coded(contrary_game()), FAMILY[name](later_steps=8192)
     old, new = leaders(0.9), leaders(0.1)
     follower.best_respond(game, game.hide(old), [0])
     scratch = FAMILY[name]().best_respond(game, game.hide(new), [1])
@@ -174,7 +174,7 @@ def test_a_leader_that_changed_is_answered_as_well_with_fewer_steps(name):
 
 
 def test_a_follower_that_is_near_stops_at_once():
-    game, follower = Hidden(contrary_game()), soft_q(first_steps=32_768)
+    game, follower = coded(contrary_game()), soft_q(first_steps=32_768)
     follower.best_respond(game, game.hide(leaders(0.5)), [0])
     again = follower.best_respond(game, game.hide(leaders(0.49)), [1])
     assert again.steps == 64 * game.horizon
@@ -267,7 +267,7 @@ def case(name: str, shown: bool = True) -> tuple[Game, Commitment, Commitment]:
         game = Regulator(horizon=10)
         both = Commitment(torch.ones(2, 0, 1), None, lambda o: torch.zeros(2, o.shape[-2], 1))
         return game, both, both
-    game = Hidden(random_game(follower_observes_action=shown, horizon=10))
+    game = coded(random_game(follower_observes_action=shown, horizon=10))
     return game, game.hide(leaders(0.5, 0.2)), game.hide(leaders(0.4, 0.7))
 
 
@@ -377,7 +377,7 @@ def test_followers_that_choose_refuse_a_box(follower):
 
 
 def test_sac_refuses_choices_and_boxes_without_bounds():
-    game = Hidden(random_game())
+    game = coded(random_game())
     with pytest.raises(InputError, match=r"expected .* bounded Box .*; got Discrete.*; use soft-q"):
         SACFollower().best_respond(game, game.hide(leaders(0.5)), [0])
     game = Regulator()
@@ -387,7 +387,7 @@ def test_sac_refuses_choices_and_boxes_without_bounds():
 
 
 def test_other_errors_are_said_in_three_parts():
-    game = Hidden(random_game())
+    game = coded(random_game())
     with pytest.raises(InputError, match="expected one seed for each of 1 leaders; got 2 seeds"):
         discrete_sac().best_respond(game, game.hide(leaders(0.5)), [0, 1])
     with pytest.raises(InputError, match=r"expected copies >= 4 .*; got 3"):

@@ -51,7 +51,7 @@ def by_networks(sample: Sample, access: str) -> Evidence:
     evidence = sample.evidence
     game = Hidden(evidence.game)
     leader = Lookup(game, sample.leaf.detach())
-    seen = game.hide(evidence.trajectories)
+    seen = game.hide_play(evidence.trajectories)
     memory = ReplayMemory(game, range(leader.count))
     memory.update(seen)
     return replace(
