@@ -34,6 +34,7 @@ from stackelberg.backward import arrivals, expected_trace
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.hypergradient import Critics, follower_benefit
+from stackelberg.induced import announced
 from stackelberg.networks import Fitted, part_of
 from stackelberg.replay import Draws, Replay, Rows, active, after, noise, points_of
 from stackelberg.rollout import Trajectories
@@ -259,12 +260,13 @@ class ReplayMemory:
         assert commitment.rule is not None
         ours, theirs = self.replay.seen_by(rows["observation"])
         policy, plays = commitment.rule(ours).exp(), active(rows)
-        actions = [torch.full(policy.shape[:2], a) for a in range(self.shape[0])]
+        gone, actions = plays[0] == 0, range(self.shape[0])
+        told = [announced(torch.full(policy.shape[:2], a), gone) for a in actions]
         log_response = value = None
         if follower.level != "trajectories":
-            log_response = torch.stack([follower.log_prob(theirs, a) for a in actions], 2).double()
+            log_response = torch.stack([follower.log_prob(theirs, a) for a in told], 2).double()
         if follower.level == "value":
-            value = torch.stack([follower.value(theirs, a) for a in actions], 2).double()
+            value = torch.stack([follower.value(theirs, a) for a in told], 2).double()
             value = value * plays[1].unsqueeze(-1)
         return Situation(self.replay.inputs(rows), plays, policy, log_response, value)
 
