@@ -4,10 +4,12 @@
     PolicyAccess         and how likely it is to do anything: log g(b|s,a)
     ValueAccess          and what it expects of its future: V_F(s,a)
 
-The leader's side holds one of these in place of the follower's response, so what it must not see it
-cannot come by: asking for more than the level is an error.
+What the leader learns from holds one of these in place of the follower's response: asking for more
+than the level is an error.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeGuard
 
 import torch
@@ -38,6 +40,42 @@ class Response(Protocol):
             generator: all randomness.
         """
         ...
+
+
+def gap_of(response: Response, leaders: int) -> Tensor | None:
+    """The followers' own best-response gap [M], if they measure one.
+
+    Raises:
+        InputError: unless it is a number, or one for each of the M leaders.
+    """
+    gap = getattr(response, "gap", None)
+    if gap is None:
+        return None
+    try:
+        return torch.as_tensor(gap, dtype=torch.float64).reshape(-1).expand(leaders)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"a response's gap: a number, or a tensor of {leaders}, one for each leader",
+            f"{gap!r}",
+            "leave it out, or set it to None, where it is not known",
+        ) from error
+
+
+@contextmanager
+def blamed(what: str) -> Iterator[None]:
+    """Whatever a user's own follower raises inside is an InputError that says what was expected."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if type(error) is ArithmeticError:  # of the oracles
+            raise
+        raise InputError(
+            what,
+            f"{type(error).__name__}: {error}",
+            "call it alone in Python to see where it fails",
+        ) from error
 
 
 def steps_of(response: Response) -> int:

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stackelberg.access import Response, check_shows, keeps_state, restrict, steps_of
+from stackelberg.access import (
+    Response,
+    blamed,
+    check_shows,
+    gap_of,
+    keeps_state,
+    restrict,
+    steps_of,
+)
 from stackelberg.best_known import BestKnown
 from stackelberg.config import TrainConfig
 from stackelberg.critics import Memory, TabularMemory
@@ -23,7 +31,7 @@ from stackelberg.optimisers import OPTIMISERS
 from stackelberg.probe import Probe
 from stackelberg.process import interrupts, single_thread
 from stackelberg.progress import Report, silent
-from stackelberg.rollout import play
+from stackelberg.rollout import Points, play
 from stackelberg.run_directory import RunDirectory
 from stackelberg.summary import (
     ROUNDING,
@@ -140,7 +148,7 @@ class Coordinator:
         Raises:
             KeyboardInterrupt: on Ctrl-C, after the running iteration and its checkpoint.
             InputError: if rewards are so large that the hypergradient is not finite, or the game
-                fails; a game without tables then has a checkpoint of the last whole iteration.
+                or the follower fails; there is a checkpoint of the last whole iteration then.
         """
         with single_thread(), interrupts() as interrupted:
             try:
@@ -164,8 +172,8 @@ class Coordinator:
 
     @contextmanager
     def _checkpointed(self) -> Iterator[None]:
-        """A step inside that a foreign game may fail: what was there before is not lost then."""
-        risky = self.directory is not None and self.iteration > 0 and not self.game.tabular
+        """A step inside that somebody's game or follower may fail: nothing before it is lost."""
+        risky = self.directory is not None and self.iteration > 0
         before = {k: t.detach().clone() for k, t in self._tensors().items()} if risky else None
         try:
             yield
@@ -188,7 +196,7 @@ class Coordinator:
             generators=self._generators(PLAY),
         )
         self.memory.update(seen)
-        observed = everywhere(self.game) if seen.points is None else seen.points.leader
+        observed = everywhere(self.game) if seen.points is None else _met(seen.points)
         attached = commit(self.game, self.leader, observed)
         probe = self._probe(response)
         evidence = Evidence(
@@ -211,7 +219,7 @@ class Coordinator:
         values = evidence.critics.leader_state_value.abs().amax(-1)
         floor = VANISHED * (norm(direct) + norm(indirect)) + ROUNDING * values
         visits = evidence.critics.visitation if attached.design is None else torch.ones(1)
-        if self.leader.rows > 1 and attached.design is None:  # by rows, which are observed one-hot
+        if len(self.leader.position(observed)[0]) < visits.shape[-1]:  # a table, met one-hot
             visits = (visits.unsqueeze(-1) * observed).sum(-2)
         self._advance(self.region, gradient, lambda: self.leader.position(observed), visits, floor)
         self.steps["leader"] += seen.steps + probe.steps["leader"]
@@ -237,8 +245,10 @@ class Coordinator:
 
     def _respond(self, commitment: Commitment) -> Response:
         seeds = [int(generator.integers(2**31)) for generator in self._generators(FOLLOWER)]
-        response = self.follower.best_respond(self.game, commitment, seeds)
+        with blamed(f"a follower '{self.follower.name}' whose best_respond() succeeds"):
+            response = self.follower.best_respond(self.game, commitment, seeds)
         check_shows(response, self.config.access)
+        gap_of(response, len(seeds))  # or this says what is wrong with it
         return response
 
     def _probe(self, response: Response) -> Probe:
@@ -348,6 +358,11 @@ class Coordinator:
             owner.load(of(part))
         self.iteration, self.seconds = notes["iteration"], notes["seconds"]
         self.steps = notes["steps"]
+
+
+def _met(points: Points) -> Tensor:
+    """Observations [M, n, d] of the leaders; where one has left, that of the first point."""
+    return torch.where(points.leader_out.unsqueeze(-1), points.leader[:, :1], points.leader)
 
 
 def memory_of(game: Game, seeds: Sequence[int], estimate_temperature: bool = False) -> Memory:

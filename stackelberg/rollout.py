@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from stackelberg.access import Response
+from stackelberg.access import Response, blamed
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.induced import announced
@@ -197,7 +197,8 @@ def _stepped(
         seen = [part.unflatten(0, (leaders, -1)) for part in before]
         ours = commitment.act(seen[0], vector.generator)
         told = announced(ours, seen[2])
-        theirs = response.sample(seen[1], told, vector.generator)
+        with blamed(f"a follower whose sample() acts, as {type(response).__name__}'s should"):
+            theirs = response.sample(seen[1], told, vector.generator)
         _check_actions(game, response, theirs, seen[1])
         moved = vector.step(ours.flatten(0, 1), theirs.flatten(0, 1))
         over = moved.terminated | moved.truncated

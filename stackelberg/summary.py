@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from stackelberg import exact
-from stackelberg.access import Response
+from stackelberg.access import Response, gap_of
 from stackelberg.best_known import BestKnown, beats, own_optimum
 from stackelberg.estimators import Evidence
 from stackelberg.game import Game
@@ -41,7 +41,7 @@ def iteration_row(
     summary is the last row's `leader_steps` and `follower_steps`: so far, per leader.
     """
     game, commitment, seen = evidence.game, evidence.commitment, evidence.trajectories
-    objective, gap = None, getattr(response, "gap", None)
+    objective, gap = None, gap_of(response, len(commitment.policy))
     if game.tabular and isinstance(response, TabularResponse):
         model, g = game.model(commitment.design), response.policy
         objective = exact.leader_return(model, commitment.policy, g)
@@ -83,7 +83,7 @@ def evaluation(
     leader: optimum less `exact`, whatever the follower's gap. Without tables there are no exact
     numbers (None), and the regret is optimum less `mean`.
     """
-    gap, value, met = getattr(response, "gap", None), None, None
+    gap, value, met = gap_of(response, len(commitment.policy)), None, None
     if game.tabular:
         model = game.model(commitment.design)
         value = exact.objective(model, commitment.policy)

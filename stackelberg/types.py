@@ -1,5 +1,6 @@
 """What the parts hand to each other: leaders, followers, commitments, responses."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -68,9 +69,10 @@ class Commitment(NamedTuple):
     # there, [n, d] or [M, n, d]; None in a game with tables
 
     def detach(self) -> "Commitment":
-        """The same numbers without a gradient."""
+        """The same numbers without a gradient, whatever becomes of the leaders."""
         design = None if self.design is None else self.design.detach()
-        return Commitment(self.policy.detach(), design, self.rule)
+        rule = None if self.rule is None else _frozen(self.rule)
+        return Commitment(self.policy.detach(), design, rule)
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator) -> Tensor:
@@ -83,6 +85,16 @@ class Commitment(NamedTuple):
         else:
             odds = self.rule(observation).exp()
         return torch.multinomial(odds.flatten(0, 1), 1, generator=generator).view(leaders, count)
+
+
+def _frozen(rule: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A leader's rule as it is now. What the leader refers to, but its modules, is not copied."""
+    leader = getattr(rule, "__self__", None)
+    if not isinstance(leader, nn.Module):
+        return torch.no_grad()(rule)
+    shared = {id(v): v for name, v in vars(leader).items() if not name.startswith("_")}
+    with torch.no_grad():
+        return torch.no_grad()(getattr(copy.deepcopy(leader, shared), rule.__name__))
 
 
 def everywhere(game: Game) -> Tensor:

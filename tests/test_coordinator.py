@@ -515,7 +515,7 @@ def test_a_run_that_fails_in_its_first_iteration_leaves_nothing(tmp_path):
     out = tmp_path / "run"
     coordinator = Setting(TOY, follower=Failing).coordinator(2, out=out)
     assert not out.exists()
-    with pytest.raises(Crash):
+    with pytest.raises(InputError, match=r"'exact' whose best_respond\(\) succeeds; got Crash"):
         coordinator.run()
     assert not out.exists()
     SETTINGS["exact"].coordinator(2, out=out).run()

@@ -327,3 +327,52 @@ def test_the_command_line_takes_it_and_resumes_with_it(file, tmp_path, capsys):
     assert main([*given, *options, "--access", "trajectories"]) == 0
     assert main([*given, "--resume", "--iterations", "3"]) == 0
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("method", ["best_respond", "sample"])
+def test_one_that_fails_costs_no_iteration(method, tmp_path):
+    """One clear error, and a checkpoint of the last whole iteration from which to go on."""
+
+    class Failing(Rule):
+        calls = 0
+
+        def best_respond(self, game, commitment, seeds):
+            Failing.calls += 1
+            if method == "best_respond" and Failing.calls == 4:
+                raise IndexError("no such road")
+            return super().best_respond(game, commitment, seeds)
+
+        def sample(self, observation, leader_action, generator):
+            if method == "sample" and Failing.calls == 4:
+                raise IndexError("no such road")
+            return super().sample(observation, leader_action, generator)
+
+    with pytest.raises(InputError, match=rf"{method}\(\).*IndexError: no such road"):
+        trained(TOY, Failing(), 5, out=tmp_path)
+    found, _ = trained(TOY, Failing(), 5, out=tmp_path, resume=True)
+    assert Failing.calls == 4 + 3
+    expected, _ = trained(TOY, Failing(), 5)
+    returns = [[row["leader_return"] for row in run.metrics] for run in (found, expected)]
+    assert returns[0] == returns[1]
+
+
+@pytest.mark.parametrize("gap", [0.5, np.array([0.5, 0.25]), torch.tensor([0.5, 0.25])])
+def test_its_own_gap_is_told(gap):
+    class Telling(Rule):
+        def best_respond(self, game, commitment, seeds):
+            self.gap = gap
+            return super().best_respond(game, commitment, seeds)
+
+    result, _ = trained(TOY, Telling(), 1)
+    assert result.metrics[0]["follower_gap"] == [0.5, 0.5 if isinstance(gap, float) else 0.25]
+
+
+@pytest.mark.parametrize("gap", ["small", [0.1, 0.2, 0.3], lambda: 0.5])
+def test_a_gap_that_is_none_is_an_error(gap):
+    class Telling(Rule):
+        def best_respond(self, game, commitment, seeds):
+            self.gap = gap
+            return super().best_respond(game, commitment, seeds)
+
+    with pytest.raises(InputError, match="a response's gap: a number"):
+        trained(TOY, Telling(), 1)

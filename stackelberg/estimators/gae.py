@@ -43,6 +43,7 @@ def gae(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     summed = signals.trace(weight * signals.benefits)
     temperature = spread(evidence.temperature, 2)
     surprise = -temperature * critics.response.take(signals.cell).log()
+    surprise = surprise * signals.playing[1]
     goes_on = seen.time[..., 1:] != 0
 
     def term(who: str, reward: Tensor, value: Tensor, discount: float, weight: Tensor) -> Tensor:

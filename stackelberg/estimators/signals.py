@@ -65,6 +65,19 @@ class Signals:
         return self.share / self.evidence.commitment.policy.take(self.pair)
 
     @cached_property
+    def playing(self) -> tuple[Tensor, Tensor]:
+        """1 where the leader, the follower still plays, else 0: [M, N, T] each."""
+        seen, points = self.seen, self.seen.points
+        if points is None:
+            return torch.ones(()), torch.ones(())
+        steps = seen.state[0].numel()
+        leader, follower = (
+            (~out[:, :steps]).double().view_as(seen.time)
+            for out in (points.leader_out, points.follower_out)
+        )
+        return leader, follower
+
+    @cached_property
     def discounts(self) -> Tensor:
         """gamma_L^k [M, N, T], k from the episode's start."""
         return self.game.leader_discount ** self.seen.time.double()
@@ -111,9 +124,9 @@ class Signals:
         return self.score(weight * (value - mean).take(self.cell))
 
     def score(self, weight: Tensor) -> Tensor:
-        """[M] (1/N) sum_k weight_k grad log f(a_k|s_k), weight [M, N, T]."""
-        policy = self.commitment.policy
-        total = sums(weight * self.scale, self.pair, policy.shape)
+        """[M] (1/N) sum_k weight_k grad log f(a_k|s_k) while the leader plays, weight [M, N, T]."""
+        policy, (plays, _) = self.commitment.policy, self.playing
+        total = sums(plays * weight * self.scale, self.pair, policy.shape)
         return (policy * total).sum((-2, -1))
 
     def design(self, who: str, weight: Tensor, tail: Tensor | float = 0.0) -> Tensor:
