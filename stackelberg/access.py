@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stackelberg.config import Access
-from stackelberg.errors import InputError
+from stackelberg.errors import InputError, told
 from stackelberg.game import Game
 
 
@@ -73,7 +73,7 @@ def blamed(what: str) -> Iterator[None]:
             raise
         raise InputError(
             what,
-            f"{type(error).__name__}: {error}",
+            told(error),
             "call it alone in Python to see where it fails",
         ) from error
 
@@ -195,6 +195,8 @@ def restrict(response: Any, access: Access) -> TrajectoriesAccess:
     Raises:
         InputError: if it is none, or has not what that access shows.
     """
+    if access not in LEVELS:
+        raise InputError(f"an access level out of {', '.join(LEVELS)}", f"{access!r}", "use one")
     return LEVELS[access](response)
 
 

@@ -1,5 +1,8 @@
 """The one error that bad input gets: what was expected, what came, what to do."""
 
+import traceback
+from pathlib import Path
+
 
 class InputError(ValueError):
     """Input that cannot be used, said in three parts.
@@ -12,3 +15,10 @@ class InputError(ValueError):
 
     def __init__(self, expected: str, got: str, fix: str) -> None:
         super().__init__(f"expected {expected}; got {got}; {fix}")
+
+
+def told(error: BaseException) -> str:
+    """An exception of somebody's own code in a line: its kind, what it says, and where it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+STOPS = signal.SIGINT, signal.SIGTERM
+
 
 @contextlib.contextmanager
 def single_thread() -> Iterator[None]:
@@ -36,19 +38,25 @@ class _Pressed:
         self.yes = True
         if isinstance(self.before, _Pressed):
             self.before()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for kind in STOPS:
+            signal.signal(kind, signal.default_int_handler)
 
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
-    """Tells whether Ctrl-C was pressed, here or in one of these inside; a second one passes."""
+    """Tells whether Ctrl-C was pressed, here or in one of these inside; a second one passes.
+
+    The signal by which schedulers stop a process counts as well.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = signal.getsignal(signal.SIGINT)
-    pressed = _Pressed(before)
-    signal.signal(signal.SIGINT, pressed)
+    before = {kind: signal.getsignal(kind) for kind in STOPS}
+    pressed = _Pressed(before[signal.SIGINT])
+    for kind in STOPS:
+        signal.signal(kind, pressed)
     try:
         yield lambda: pressed.yes
     finally:
-        signal.signal(signal.SIGINT, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from stackelberg.errors import InputError
+from stackelberg.errors import InputError, told
 
 
 def names(kind: str) -> list[str]:
@@ -155,19 +155,23 @@ def _own(reference: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:
         raise InputError(
             f"a module that can be imported from '{place}'",
-            f"{type(error).__name__}: {error}",
+            told(error),
             "run it alone to see where it fails",
         ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
-        own = module.__name__
-        public = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == own]
+        public = [n for n, v in vars(module).items() if _defined_in(v, module)]
         raise InputError(
             f"a function or class '{attribute}' in {place}",
             f"these: {', '.join(public) or 'none'}",
             "name the one that makes what is asked for",
         )
     return typing.cast(Callable[..., Any], factory)
+
+
+def _defined_in(value: Any, module: types.ModuleType) -> bool:
+    kinds = type, types.FunctionType
+    return isinstance(value, kinds) and value.__module__ == module.__name__
 
 
 def _file(path: Path) -> types.ModuleType:
@@ -219,7 +223,7 @@ def _call(
     except (Exception, SystemExit) as error:
         raise InputError(
             f"{what} to return what it makes",
-            f"{type(error).__name__}: {error}",
+            told(error),
             "call it alone in Python to see where it fails",
         ) from error
 

@@ -386,19 +386,20 @@ SMALL_SOFT_Q = [
 
 
 @pytest.mark.parametrize(
-    ("follower", "rows_before", "options"),
+    ("follower", "rows_before", "options", "stop"),
     [
-        ("exact", 5, ["--iterations", "600"]),
-        ("soft-q", 1, ["--iterations", "120", *SMALL_SOFT_Q]),
+        ("exact", 5, ["--iterations", "600"], signal.SIGTERM),
+        ("soft-q", 1, ["--iterations", "120", *SMALL_SOFT_Q], signal.SIGINT),
     ],
 )
 def test_ctrl_c_leaves_a_checkpoint_from_which_resuming_ends_as_if_nothing_was(
-    follower, rows_before, options
+    follower, rows_before, options, stop
 ):
+    """So does the signal by which schedulers stop a process."""
     common = ["--follower", follower, "--evaluation-episodes", "5", *options[2:]]
     process = started("train", "discrete_toy", *common, *options[:2], "--out", "x")
     wait_for_rows("x", rows_before)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     out, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
