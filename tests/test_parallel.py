@@ -1,9 +1,11 @@
 """Foreign PettingZoo environments as games: spaces, episodes, faults, and the truth of a table."""
 
 import copy
+import gc
 import json
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,20 @@ import torch
 from gymnasium import spaces
 from pettingzoo.utils import BaseParallelWrapper
 from pettingzoo.utils.conversions import aec_to_parallel_wrapper, parallel_to_aec
-from small_envs import Broken, Parking
+from small_envs import Broken, Closing, Parking
 from strategies import Recipe, random_game
 
 from agents.leaders import mlp_leader
 from games import discrete_toy, four_rooms
-from stackelberg import Coordinator, TrainConfig, cli, coordinator, from_parallel_env, registry
+from stackelberg import (
+    Coordinator,
+    TrainConfig,
+    cli,
+    coordinator,
+    from_parallel_env,
+    parallel,
+    registry,
+)
 from stackelberg.environment import parallel_env
 from stackelberg.errors import InputError
 from stackelberg.hypergradient import Critics
@@ -468,6 +478,59 @@ def test_vectors_share_environments_but_do_not_disturb_each_other():
     np.testing.assert_array_equal(state[1], np.random.get_state()[1])  # noqa: NPY002
 
 
+@pytest.fixture
+def closing():
+    return type("Closing", (Closing,), {})
+
+
+def test_idle_environments_are_few_and_closed_at_last(closing, monkeypatch):
+    monkeypatch.setattr(parallel, "KEPT", 4)
+    game = from_parallel_env(closing)
+    one, two = vector_of(game), vector_of(game)
+    assert (closing.made, closing.closed) == (6, 0)
+    del one
+    assert closing.closed == 0
+    del two
+    assert (closing.made, closing.closed) == (6, 2)
+    vector = vector_of(game, copies=5)
+    assert (closing.made, closing.closed) == (7, 2)
+    del game
+    gc.collect()
+    assert closing.closed == 2  # the vector goes on
+    vector.step(*(torch.zeros(5, dtype=torch.long) for _ in range(2)))
+    del vector
+    gc.collect()
+    assert closing.closed == closing.made == 7
+
+
+def test_a_fault_at_the_start_loses_no_environment(closing):
+    class Failing(closing):
+        def reset(self, seed=None, options=None):
+            return 1 // 0
+
+    game = from_parallel_env(Failing)
+    for _ in range(3):
+        with pytest.raises(InputError, match="ZeroDivisionError"):
+            vector_of(game)
+    assert Failing.made == 3
+    del game
+    gc.collect()
+    assert Failing.closed == 3
+
+
+def test_a_close_that_fails_disturbs_nobody(closing):
+    class Stuck(closing):
+        def close(self):
+            super().close()
+            raise OSError("stuck")
+
+    game = from_parallel_env(Stuck)
+    vector_of(game)
+    del game
+    gc.collect()
+    assert Stuck.closed == 3
+
+
 def test_an_environment_that_is_not_fresh_is_refused():
     env = Parking()
     game = from_parallel_env(lambda: supersuit.frame_stack_v1(env, 2), leader="city")
@@ -599,6 +662,84 @@ def test_a_space_that_changes_is_a_fault(which, within):
     when = "at step 3" if within else "at the start"
     with pytest.raises(InputError, match=rf"as at first, of agent '{agent}'.* {when} of an"):
         run(vector_of(game, copies=1), game, 20)
+
+
+@pytest.mark.parametrize("method", ["observation_space", "action_space"])
+@pytest.mark.parametrize("within", [True, False])
+def test_spaces_that_fail_in_an_episode_are_a_fault(method, within):
+    """As those of environments that know the live agents alone."""
+
+    class Forgetful(Parking):
+        asked = False  # from outside, after the first steps
+
+        def __init__(self):
+            super().__init__()
+            whole = getattr(self, method)
+
+            def space(agent):
+                if self.asked and agent == "driver":
+                    raise KeyError(agent)
+                return whole(agent)
+
+            setattr(self, method, space)
+
+        def step(self, actions):
+            self.asked = False
+            found = super().step(actions)
+            self.asked = self.time == (3 if within else 6)
+            return found
+
+        def reset(self, seed=None, options=None):
+            asked, self.asked = self.asked, False
+            found = super().reset(seed)
+            self.asked = asked
+            return found
+
+    game = from_parallel_env(Forgetful)
+    when = "at step 3" if within else "at step 6"
+    with pytest.raises(InputError, match=rf"of agent 'driver'; got KeyError: 'driver' {when} of"):
+        run(vector_of(game), game, 8)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+@pytest.mark.parametrize("when", [0, 2])
+def test_agents_that_are_no_list_are_a_fault(missing, when):
+    class Nameless(Parking):
+        def spoil(self):
+            if self.time == when and missing:
+                del self.agents
+            elif self.time == when:
+                self.agents = None
+
+        def reset(self, seed=None, options=None):
+            found = super().reset(seed)
+            self.spoil()
+            return found
+
+        def step(self, actions):
+            found = super().step(actions)
+            self.spoil()
+            return found
+
+    game = from_parallel_env(Nameless)
+    kind = "AttributeError" if missing else "TypeError"
+    place = "at step 2" if when else "at the start"
+    with pytest.raises(InputError, match=rf"expected agents: a list .*; got {kind}.* {place} of"):
+        run(vector_of(game), game, 3)
+
+
+def test_environments_need_not_be_hashable():
+    @dataclass
+    class Plain(Parking):
+        length: int = 4
+
+        def __post_init__(self):
+            super().__init__(length=self.length)
+
+    with pytest.raises(TypeError):
+        hash(Plain())
+    game = from_parallel_env(Plain)
+    assert len(run(vector_of(game), game, 5)) == 6  # equal, and yet three
 
 
 def test_a_reset_that_fails_is_said():
