@@ -21,6 +21,8 @@ from stackelberg.game import Game
 from stackelberg.induced import FrozenLeader, InducedMDP, freeze
 from stackelberg.types import Commitment
 
+LARGEST = 2**30  # bytes of experience that a follower keeps of each leader, at most
+
 Report = Callable[[int, int, float | None], None]  # steps so far, most steps, gap
 Columns = dict[str, Tensor]  # transitions [n, ...] by the name of what is told of each
 
@@ -29,7 +31,8 @@ Columns = dict[str, Tensor]  # transitions [n, ...] by the name of what is told 
 class LearningConfig:
     """How much a learning follower plays."""
 
-    copies: int = 64  # most episodes that run side by side in a call's first round
+    copies: int = 64  # most episodes that run side by side in a call's first round; in all rounds
+    # where a game steps its copies one by one
     first_steps: int | None = None  # most environment steps of the first call: unless given
     # 4,194,304 with a table, 131,072 with networks
     afresh_steps: int | None = None  # of a later one that cannot use earlier experience: unless
@@ -42,7 +45,11 @@ class LearningConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """How a learning follower trains networks."""
+    """How a learning follower trains networks.
+
+    Of each leader at most `capacity` transitions are kept, and of large ones fewer: with
+    observations of d numbers, what fits into 1 GiB, about 2^30 / (8 d) of them.
+    """
 
     width: int = 64  # of the two hidden layers
     step_size: float = 1e-3  # of Adam
@@ -84,11 +91,11 @@ class Experience:
     """Transitions in columns, in a ring: the oldest give way.
 
     Args:
-        capacity: most transitions that are kept.
+        capacity: most transitions that are kept; fewer where they would take more than 1 GiB.
     """
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+        self.most = self.capacity = capacity
         self.clear()
 
     def __len__(self) -> int:
@@ -101,6 +108,8 @@ class Experience:
 
     def add(self, rows: Columns) -> None:
         """Append transitions, oldest first."""
+        size = sum(column[:1].nbytes for column in rows.values())
+        self.capacity = max(1, min(self.most, LARGEST // size))
         rows = {name: column[-self.capacity :] for name, column in rows.items()}
         fresh = len(next(iter(rows.values())))
         self._reserve(min(self.capacity, self._next + fresh), rows)
@@ -231,7 +240,8 @@ def train(learner: Learner, report: Report) -> int:
     """Best-respond to the leader that the learner faces; returns the environment steps taken.
 
     Rounds of whole episodes where the budget allows for four; each in as many copies as were played
-    so far, up to a quarter of the budget: few fits and few calls, whatever the budget.
+    so far, up to a quarter of the budget: few fits and few calls, whatever the budget. Where a game
+    steps its copies one by one, at most `config.copies` of them play at a time.
     """
     budget, game = learner.budget, learner.game
     quarter = -(-budget // 4)
@@ -240,8 +250,7 @@ def train(learner: Learner, report: Report) -> int:
     steps, copies, done = 0, first, False
     while not done:
         strays = learner.strays(copies)
-        play = InducedMDP(game, learner.leader, copies, learner.generator)
-        fresh = collect(play, learner, strays, length)
+        fresh = _played(learner, strays, length)
         steps += length * copies
         room = (budget - steps) // length
         done = learner.learn(fresh, strays, room < first) or room < first
@@ -249,6 +258,17 @@ def train(learner: Learner, report: Report) -> int:
         copies = min(room, max(first, min(steps, quarter) // length))
     learner.trained = True
     return steps
+
+
+def _played(learner: Learner, strays: Tensor, length: int) -> Columns:
+    """What `collect` returns of as many episodes as there are `strays`."""
+    game = learner.game
+    together = learner.config.copies if game.one_by_one else len(strays)
+    parts = [
+        collect(InducedMDP(game, learner.leader, len(s), learner.generator), learner, s, length)
+        for s in strays.split(together)
+    ]
+    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
 
 @torch.no_grad()

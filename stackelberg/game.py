@@ -72,6 +72,7 @@ class Game(ABC):
 
     moves_transition: bool = False  # does a design change the transitions, not rewards alone?
     one_hot: bool = False  # does the leader observe which of finitely many states it is, one-hot?
+    one_by_one: bool = False  # does `vector` step its copies one after the other?
     longest: int | None = None  # steps after which the game itself cuts episodes, if it does
 
     leader_space: spaces.Space

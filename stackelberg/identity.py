@@ -18,7 +18,9 @@ def identity(game: Game, leader: Leader, follower: Follower) -> dict[str, Any]:
     """The three parts in JSON: numbers as they are, arrays as fingerprints.
 
     A leader is told by its class and the shapes of its tensors, a follower by its class and its
-    settings, which are its public attributes of plain types or dataclasses.
+    settings, which are its public attributes of plain types or dataclasses. So is a game without
+    tables, by its spaces as well: two environments that differ only inside (a reward, a map, what
+    `make_env` closes over) are the same to it.
     """
     return {
         "game_model": _of_game(game),

@@ -4,6 +4,7 @@ The environment is a user's own, so that nothing it returns is trusted: what is 
 of another shape or out of its space is an InputError that names agent and step.
 """
 
+import contextlib
 import copy
 import inspect
 import math
@@ -31,6 +32,7 @@ from stackelberg.flat_spaces import (
 from stackelberg.game import Game, Step
 from stackelberg.vector import Outcome, VectorGame
 
+KEPT = 256  # idle environments of a game at most
 KNOWN = tuple(name for name in inspect.signature(Game.__init__).parameters if name != "self")
 
 
@@ -123,11 +125,14 @@ class ParallelGame(Game):
     `agents` becomes empty the episode is over.
 
     Every episode starts with `env.reset(seed=...)`, and all its seeds come from the generator of
-    `vector`. Environments are kept for later vectors; the first one has been made already.
+    `vector`. Environments are kept for later vectors (256 idle ones at most); the first one has
+    been made already. What is kept no more is closed.
 
     Args:
         env, make_env, leader, settings: see `from_parallel_env`.
     """
+
+    one_by_one = True
 
     def __init__(
         self, env: Any, make_env: Callable[[], Any], leader: Any | None, **settings: Any
@@ -149,8 +154,7 @@ class ParallelGame(Game):
         self.observation_space = self.players[0].flat
         self.one_hot = isinstance(self.players[0].observation_space, spaces.Discrete)
         self.follower_observation_space = self.players[1].flat
-        self._idle = [_Copy(env, self.players)]
-        self._bases = weakref.WeakSet([env.unwrapped])
+        self._pool = _Pool(_Copy(env, self.players))
 
     def vector(
         self, copies: int, generator: torch.Generator, limit: int | None = None
@@ -160,21 +164,32 @@ class ParallelGame(Game):
         Raises:
             InputError: if `make_env` returns the same environment twice, or one of another kind.
         """
-        taken = [self._idle.pop() if self._idle else self._another() for _ in range(copies)]
-        vector = _Copies(self, taken, generator, self.horizon if limit is None else limit)
-        weakref.finalize(vector, self._idle.extend, taken).atexit = False
+        taken: list[_Copy] = []
+        try:
+            while len(taken) < copies:
+                taken.append(self._pool.take() or self._another())
+            vector = _Copies(self, taken, generator, self.horizon if limit is None else limit)
+        except BaseException:
+            self._pool.give(taken)
+            raise
+        weakref.finalize(vector, self._pool.give, taken).atexit = False
         return vector
 
     def _another(self) -> "_Copy":
         env = made(self.make_env)
-        if env.unwrapped in self._bases:
+        if self._pool.knows(env):
             raise InputError(
                 "a fresh environment whenever make_env is called",
                 "the same one again",
                 "make it inside the function",
             )
-        self._bases.add(env.unwrapped)
-        return _Copy(env, self.players)
+        try:
+            copy_ = _Copy(env, self.players)
+        except InputError:
+            _close(env)
+            raise
+        self._pool.add(copy_)
+        return copy_
 
     def initial(self, n: int, generator: torch.Generator) -> Tensor:
         self._refuse()
@@ -216,9 +231,6 @@ class _Copy:
         self.env, self.players = env, players
         self.time, self.out = 0, [False, False]
         self.terminated = self.truncated = False
-        self._spaces = [
-            (env.observation_space(p.agent), env.action_space(p.agent)) for p in players
-        ]
         self._compare_spaces()
 
     def reset(self, seed: int) -> None:
@@ -226,7 +238,6 @@ class _Copy:
         self.terminated = self.truncated = False
         try:
             observations, _ = self.env.reset(seed=seed)
-            there = list(self.env.agents)
         except InputError:
             raise
         except Exception as error:
@@ -236,7 +247,7 @@ class _Copy:
                 "mend its reset()",
             ) from error
         self._compare_spaces()
-        self.seen = []
+        self.seen, there = [], self._live()
         for player in self.players:
             if player.agent not in there:
                 raise self._fault(
@@ -252,14 +263,14 @@ class _Copy:
         self.time += 1
         playing = [i for i in (0, 1) if not self.out[i]]
         observations, rewards, terminations, truncations = self._stepped(playing, actions)
-        agents = self.env.agents
+        agents = self._live()
         left, cut = [False, False], [False, False]
         for i in playing:
             player = self.players[i]
             earned[i] = self._reward(player, self._told(player, "rewards", rewards))
             left[i] = self._flag(player, "terminations", terminations)
             cut[i] = self._flag(player, "truncations", truncations) and not left[i]
-        ended = not len(agents) and (any(left) or any(cut))
+        ended = not agents and (any(left) or any(cut))
         for i in playing:
             player = self.players[i]
             done = left[i] or cut[i]
@@ -267,7 +278,7 @@ class _Copy:
                 raise self._fault(
                     player,
                     "a termination or truncation before it leaves agents",
-                    f"agents = {list(agents)} and neither",
+                    f"agents = {agents} and neither",
                     "say so in what step() returns",
                 )
             if player.agent in observations or cut[i] or not (done or ended):
@@ -287,7 +298,7 @@ class _Copy:
         except Exception as error:
             raise InputError(
                 f"an environment that can be stepped by {chosen}",
-                f"{type(error).__name__}: {error} at step {self.time} of an episode",
+                f"{type(error).__name__}: {error} {self._when}",
                 "mend its step()",
             ) from error
         parts = found[:4] if isinstance(found, tuple) and len(found) == 5 else ()
@@ -295,10 +306,21 @@ class _Copy:
             raise InputError(
                 "step() to return observations, rewards, terminations, truncations and infos, "
                 "each a dict by agent",
-                f"{type(found).__name__} at step {self.time} of an episode",
+                f"{type(found).__name__} {self._when}",
                 "see PettingZoo's ParallelEnv",
             )
         return parts
+
+    def _live(self) -> list[Any]:
+        """The agents that go on."""
+        try:
+            return list(self.env.agents)
+        except Exception as error:
+            raise InputError(
+                "agents: a list of those that go on",
+                f"{type(error).__name__}: {error} {self._when}",
+                "set it in reset() and step()",
+            ) from error
 
     def _observed(self, player: Player, observations: Any) -> np.ndarray:
         """The agent's observation, flat."""
@@ -355,17 +377,16 @@ class _Copy:
 
     def _compare_objects(self, which: int) -> None:
         """Raise InputError if an agent's spaces have become others since the episode's start."""
-        agent, known = self.players[which].agent, self._spaces[which]
-        now = self.env.observation_space(agent), self.env.action_space(agent)
+        known = self._spaces[which]
+        now = _spaces_of(self.env, self.players[which].agent, self._when)
         if now[0] is not known[0] or now[1] is not known[1]:
             self._compare_space(which, now)
 
     def _compare_spaces(self) -> None:
         """Raise InputError unless the spaces are equal to those of the game's first environment."""
-        for i, player in enumerate(self.players):
-            space = self.env.observation_space(player.agent), self.env.action_space(player.agent)
-            self._compare_space(i, space)
-            self._spaces[i] = space
+        self._spaces = [_spaces_of(self.env, p.agent, self._when) for p in self.players]
+        for i, now in enumerate(self._spaces):
+            self._compare_space(i, now)
 
     def _compare_space(self, which: int, now: tuple[spaces.Space, spaces.Space]) -> None:
         player = self.players[which]
@@ -379,10 +400,55 @@ class _Copy:
                 )
 
     def _fault(self, player: Player, expected: str, got: str, fix: str) -> InputError:
-        when = f"at step {self.time}" if self.time else "at the start"
-        return InputError(
-            f"{expected} of agent '{player.agent}'", f"{got} {when} of an episode", fix
-        )
+        return InputError(f"{expected} of agent '{player.agent}'", f"{got} {self._when}", fix)
+
+    @property
+    def _when(self) -> str:
+        return f"{f'at step {self.time}' if self.time else 'at the start'} of an episode"
+
+
+class _Pool:
+    """A game's environments, idle or lent to vectors.
+
+    At most `KEPT` idle ones are kept; the others are closed, all when neither the game nor a vector
+    is there any more.
+
+    Args:
+        first: the first one, idle.
+    """
+
+    def __init__(self, first: _Copy) -> None:
+        self.idle, self.all = [first], [first]
+        weakref.finalize(self, _close_all, self.idle)
+
+    def knows(self, env: Any) -> bool:
+        """Is it one of these, perhaps wrapped anew? Environments may not be hashable."""
+        return any(one.env.unwrapped is env.unwrapped for one in self.all)
+
+    def add(self, one: _Copy) -> None:
+        self.all.append(one)
+
+    def take(self) -> _Copy | None:
+        return self.idle.pop() if self.idle else None
+
+    def give(self, back: list[_Copy]) -> None:
+        """Take back what a vector has used."""
+        self.idle.extend(back)
+        surplus = self.idle[KEPT:]
+        del self.idle[KEPT:]
+        self.all = [one for one in self.all if all(one is not other for other in surplus)]
+        _close_all(surplus)
+
+
+def _close_all(copies: list[_Copy]) -> None:
+    for one in copies:
+        _close(one.env)
+
+
+def _close(env: Any) -> None:
+    """Close an environment that is needed no more; nobody can be told if that fails."""
+    with contextlib.suppress(Exception):
+        env.close()
 
 
 class _Copies(VectorGame):
@@ -485,16 +551,21 @@ def _max_cycles(env: Any) -> int | None:
 
 def _player(env: Any, agent: Any) -> tuple[Player, spaces.Space]:
     """The agent, and its actions as the game has them."""
+    own = copy.deepcopy(_spaces_of(env, agent, "before any episode"))
+    actions, decode = flat_action_space(agent, own[1])
+    return Player(agent, *own, flat_observation_space(agent, own[0]), decode), actions
+
+
+def _spaces_of(env: Any, agent: Any, when: str) -> tuple[spaces.Space, spaces.Space]:
+    """The agent's observations and actions, as the environment tells them now."""
     try:
-        own = copy.deepcopy((env.observation_space(agent), env.action_space(agent)))
+        return env.observation_space(agent), env.action_space(agent)
     except Exception as error:
         raise InputError(
             f"observation_space() and action_space() of agent '{agent}'",
-            f"{type(error).__name__}: {error}",
-            "define both methods",
+            f"{type(error).__name__}: {error} {when}",
+            "define both methods, for an agent that has left as well",
         ) from error
-    actions, decode = flat_action_space(agent, own[1])
-    return Player(agent, *own, flat_observation_space(agent, own[0]), decode), actions
 
 
 def _in_words(given: Any) -> str:

@@ -24,7 +24,8 @@ class Outcome(NamedTuple):
 
 
 class VectorGame(ABC):
-    """n copies of a game under way; one that is over waits for `reset`.
+    """n copies of a game under way. One that is over must be `reset`: until then what its steps
+    bring means nothing.
 
     Where one player may leave before the other, `leader_out` and `follower_out` say who has: it
     earns nothing more, and what it does has no effect. A copy is over when both have left.

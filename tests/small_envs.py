@@ -82,3 +82,16 @@ class Broken(Parking):
     def step(self, actions):
         found = super().step(actions)
         return self.mend(found) if self.time == self.when else found
+
+
+class Closing(Parking):
+    """Counts those of its kind that were made and those that were closed."""
+
+    made = closed = 0
+
+    def __init__(self, **changes: Any) -> None:
+        type(self).made += 1
+        super().__init__(**changes)
+
+    def close(self):
+        type(self).closed += 1

@@ -1,9 +1,11 @@
 """Foreign PettingZoo environments as games: spaces, episodes, faults, and the truth of a table."""
 
 import copy
+import gc
 import json
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +15,21 @@ import torch
 from gymnasium import spaces
 from pettingzoo.utils import BaseParallelWrapper
 from pettingzoo.utils.conversions import aec_to_parallel_wrapper, parallel_to_aec
-from small_envs import Broken, Parking
+from small_envs import Broken, Closing, Parking
 from strategies import Recipe, random_game
 
 from agents.leaders import mlp_leader
 from games import discrete_toy, four_rooms
-from stackelberg import Coordinator, TrainConfig, cli, coordinator, from_parallel_env, registry
+from stackelberg import (
+    Coordinator,
+    TrainConfig,
+    cli,
+    from_parallel_env,
+    parallel,
+    registry,
+)
 from stackelberg.environment import parallel_env
 from stackelberg.errors import InputError
-from stackelberg.hypergradient import Critics
 from stackelberg.induced import InducedMDP, freeze
 from stackelberg.parallel import ParallelGame
 from stackelberg.rollout import play
@@ -468,6 +476,59 @@ def test_vectors_share_environments_but_do_not_disturb_each_other():
     np.testing.assert_array_equal(state[1], np.random.get_state()[1])  # noqa: NPY002
 
 
+@pytest.fixture
+def closing():
+    return type("Closing", (Closing,), {})
+
+
+def test_idle_environments_are_few_and_closed_at_last(closing, monkeypatch):
+    monkeypatch.setattr(parallel, "KEPT", 4)
+    game = from_parallel_env(closing)
+    one, two = vector_of(game), vector_of(game)
+    assert (closing.made, closing.closed) == (6, 0)
+    del one
+    assert closing.closed == 0
+    del two
+    assert (closing.made, closing.closed) == (6, 2)
+    vector = vector_of(game, copies=5)
+    assert (closing.made, closing.closed) == (7, 2)
+    del game
+    gc.collect()
+    assert closing.closed == 2  # the vector goes on
+    vector.step(*(torch.zeros(5, dtype=torch.long) for _ in range(2)))
+    del vector
+    gc.collect()
+    assert closing.closed == closing.made == 7
+
+
+def test_a_fault_at_the_start_loses_no_environment(closing):
+    class Failing(closing):
+        def reset(self, seed=None, options=None):
+            return 1 // 0
+
+    game = from_parallel_env(Failing)
+    for _ in range(3):
+        with pytest.raises(InputError, match="ZeroDivisionError"):
+            vector_of(game)
+    assert Failing.made == 3
+    del game
+    gc.collect()
+    assert Failing.closed == 3
+
+
+def test_a_close_that_fails_disturbs_nobody(closing):
+    class Stuck(closing):
+        def close(self):
+            super().close()
+            raise OSError("stuck")
+
+    game = from_parallel_env(Stuck)
+    vector_of(game)
+    del game
+    gc.collect()
+    assert Stuck.closed == 3
+
+
 def test_an_environment_that_is_not_fresh_is_refused():
     env = Parking()
     game = from_parallel_env(lambda: supersuit.frame_stack_v1(env, 2), leader="city")
@@ -601,6 +662,84 @@ def test_a_space_that_changes_is_a_fault(which, within):
         run(vector_of(game, copies=1), game, 20)
 
 
+@pytest.mark.parametrize("method", ["observation_space", "action_space"])
+@pytest.mark.parametrize("within", [True, False])
+def test_spaces_that_fail_in_an_episode_are_a_fault(method, within):
+    """As those of environments that know the live agents alone."""
+
+    class Forgetful(Parking):
+        asked = False  # from outside, after the first steps
+
+        def __init__(self):
+            super().__init__()
+            whole = getattr(self, method)
+
+            def space(agent):
+                if self.asked and agent == "driver":
+                    raise KeyError(agent)
+                return whole(agent)
+
+            setattr(self, method, space)
+
+        def step(self, actions):
+            self.asked = False
+            found = super().step(actions)
+            self.asked = self.time == (3 if within else 6)
+            return found
+
+        def reset(self, seed=None, options=None):
+            asked, self.asked = self.asked, False
+            found = super().reset(seed)
+            self.asked = asked
+            return found
+
+    game = from_parallel_env(Forgetful)
+    when = "at step 3" if within else "at step 6"
+    with pytest.raises(InputError, match=rf"of agent 'driver'; got KeyError: 'driver' {when} of"):
+        run(vector_of(game), game, 8)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+@pytest.mark.parametrize("when", [0, 2])
+def test_agents_that_are_no_list_are_a_fault(missing, when):
+    class Nameless(Parking):
+        def spoil(self):
+            if self.time == when and missing:
+                del self.agents
+            elif self.time == when:
+                self.agents = None
+
+        def reset(self, seed=None, options=None):
+            found = super().reset(seed)
+            self.spoil()
+            return found
+
+        def step(self, actions):
+            found = super().step(actions)
+            self.spoil()
+            return found
+
+    game = from_parallel_env(Nameless)
+    kind = "AttributeError" if missing else "TypeError"
+    place = "at step 2" if when else "at the start"
+    with pytest.raises(InputError, match=rf"expected agents: a list .*; got {kind}.* {place} of"):
+        run(vector_of(game), game, 3)
+
+
+def test_environments_need_not_be_hashable():
+    @dataclass
+    class Plain(Parking):
+        length: int = 4
+
+        def __post_init__(self):
+            super().__init__(length=self.length)
+
+    with pytest.raises(TypeError):
+        hash(Plain())
+    game = from_parallel_env(Plain)
+    assert len(run(vector_of(game), game, 5)) == 6  # equal, and yet three
+
+
 def test_a_reset_that_fails_is_said():
     class Failing(Parking):
         def reset(self, seed=None, options=None):
@@ -721,45 +860,6 @@ def agrees(count, tries, chance) -> bool:
 # ---------------------------------------------------------------- training
 
 
-class Remembers:
-    """A stand-in for what leaders learn by: critics are made up, but only of what was seen."""
-
-    def __init__(self, game, seeds, estimate_temperature=False):
-        self.game, self.temperature = game, game.temperature
-        self.total = torch.zeros(len(seeds), 3, dtype=torch.float64)
-
-    def update(self, seen, own=True):
-        parts = seen.leader_reward, seen.follower_reward, seen.points.leader.double()
-        self.total += torch.stack([part.flatten(1).mean(1) for part in parts], -1)
-
-    def critics(self, commitment, follower, seen):
-        leaders, count, ours = commitment.policy.shape
-        shape = leaders, count, ours, int(self.game.follower_space.n)
-        base = torch.sin(torch.arange(count * ours * shape[3], dtype=torch.float64))
-        q = base.view(shape[1:]) + self.total.sum(-1)[:, None, None, None]
-        v = q.mean(-1)
-        return Critics(
-            objective=v.mean((1, 2)),
-            leader_state_value=v.mean(-1),
-            leader_action_value=q,
-            leader_value=v,
-            follower_state_value=v.mean(-1),
-            follower_value=v,
-            follower_action_value=q,
-            benefit=q - v.unsqueeze(-1),
-            visitation=torch.ones(leaders, count, dtype=torch.float64),
-            trace=torch.ones(leaders, count, dtype=torch.float64),
-            policy=commitment.policy,
-            response=torch.full(shape, 1 / shape[3], dtype=torch.float64),
-        )
-
-    def state(self):
-        return {"total": self.total}
-
-    def load(self, state):
-        self.total = state["total"].clone()
-
-
 class Guesser:
     """A follower that acts at random, and trains by playing twenty steps; it carries a number."""
 
@@ -796,8 +896,7 @@ class Guess:
 
 
 @pytest.fixture
-def standing_in(monkeypatch):
-    monkeypatch.setattr(coordinator, "memory_of", Remembers)
+def guessing(monkeypatch):
     made = registry.make_follower
     monkeypatch.setattr(
         registry, "make_follower", lambda name, o=(): Guesser() if name == "guesser" else made(name)
@@ -815,9 +914,10 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["our own", "foreign"])
-@pytest.mark.parametrize("name", WRAPPERS)
-def test_training_through_supersuit(standing_in, name, own):
+@pytest.mark.parametrize(
+    ("name", "own"), [*((name, False) for name in WRAPPERS), ("frame_stack", True), ("all", True)]
+)
+def test_training_through_supersuit(name, own):
     box = spaces.Box(-5, 5, (4,), np.float32)
 
     def make():
@@ -828,8 +928,13 @@ def test_training_through_supersuit(standing_in, name, own):
     game = from_parallel_env(make)
     assert isinstance(game, ParallelGame)
     config = TrainConfig(iterations=2, access="trajectories", evaluation_episodes=3)
-    result = Coordinator(game, mlp_leader(game), Guesser(), config).run()
+    leader = mlp_leader(game)
+    before = [parameter.detach().clone() for parameter in leader.parameters()]
+    result = Coordinator(game, leader, Guesser(), config).run()
     assert len(result.metrics) == 2
+    after = list(result.leader.parameters())
+    assert all(parameter.isfinite().all() for parameter in after)
+    assert not all(torch.equal(*pair) for pair in zip(before, after, strict=True))
     found = result.summary["leader_return"]
     assert np.isfinite(found["mean"])
     assert found["exact"] is None
@@ -837,7 +942,7 @@ def test_training_through_supersuit(standing_in, name, own):
         assert abs(result.metrics[0]["follower_return"]) <= 0.1 * 5
 
 
-def test_evaluation_does_not_claim_steps_that_the_environment_cuts(standing_in):
+def test_evaluation_does_not_claim_steps_that_the_environment_cuts():
     game = game_of(length=5, max_cycles=5)
     config = TrainConfig(iterations=1, access="trajectories", evaluation_episodes=3)
     result = Coordinator(game, mlp_leader(game), Guesser(), config).run()
@@ -944,40 +1049,40 @@ def rows(path: str) -> list[dict]:
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
-def test_training_by_command_and_resuming(standing_in, file, capsys):
-    assert cli.main([*TRAIN, "--iterations", "6", "--out", "whole"]) == 0
+def test_training_by_command_and_resuming(guessing, file, capsys):
+    assert cli.main([*TRAIN, "--iterations", "3", "--out", "whole"]) == 0
     config = json.loads(Path("whole/config.json").read_text())
     assert config["leader_agent"] == "driver"
     assert config["game_model"]["leader_agent"] == "driver"
     assert config["game_options"].items() > {"temperature": "0.5", "length": "5"}.items()
-    assert cli.main([*TRAIN, "--iterations", "3", "--out", "parts"]) == 0
+    assert cli.main([*TRAIN, "--iterations", "2", "--out", "parts"]) == 0
     again = ["train", "mine.py:env", "--out", "parts", "--resume"]
     assert cli.main([*again, "--leader-agent", "city"]) == 2
     assert "the run's own leader_agent = 'driver'" in capsys.readouterr().err
-    assert cli.main([*again, "--iterations", "6"]) == 0
+    assert cli.main([*again, "--iterations", "3"]) == 0
     assert rows("parts") == rows("whole")
     said = capsys.readouterr().out
     assert re.match(r"^leader return \S+ \+- \S+; written to parts\n$", said)
 
 
 @pytest.mark.parametrize("place", ["play", "best_respond"])
-def test_a_fault_in_training_keeps_the_run(standing_in, file, capsys, place):
-    """Iteration 3 fails; after mending, the run ends as one that never failed."""
-    steps = 25 * 3 + (22 if place == "play" else 11)  # 20 of the follower's, 5 of play an iteration
-    assert cli.main([*TRAIN, "--iterations", "5", "--out", "whole"]) == 0
+def test_a_fault_in_training_keeps_the_run(guessing, file, capsys, place):
+    """Iteration 2 fails; after mending, the run ends as one that never failed."""
+    steps = 25 * 2 + (22 if place == "play" else 11)  # 20 of the follower's, 5 of play an iteration
+    assert cli.main([*TRAIN, "--iterations", "3", "--out", "whole"]) == 0
     file(fails=steps)
-    assert cli.main([*TRAIN, "--iterations", "5", "--out", "parts"]) == 2
+    assert cli.main([*TRAIN, "--iterations", "3", "--out", "parts"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert re.match(r"^stackelberg: expected [^\n]+RuntimeError: out of petrol[^\n]+\n$", said.err)
-    assert "3 outer iterations are kept, --resume goes on" in said.err
-    assert len(rows("parts")) == 3
+    assert "2 outer iterations are kept, --resume goes on" in said.err
+    assert len(rows("parts")) == 2
     file()
     assert cli.main(["train", "mine.py:env", "--out", "parts", "--resume", "--quiet"]) == 0
     assert rows("parts") == rows("whole")
 
 
-def test_a_fault_in_the_first_iteration_leaves_nothing(standing_in, file, capsys):
+def test_a_fault_in_the_first_iteration_leaves_nothing(guessing, file, capsys):
     file(fails=2)
     assert cli.main([*TRAIN, "--iterations", "5", "--out", "parts"]) == 2
     assert not Path("parts").exists()

@@ -4,6 +4,7 @@ Shortfalls are best-response gaps in temperatures per discounted step: 0.05 is w
 whose KL divergence from the best one is 0.05 nats at every step.
 """
 
+import gc
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import torch
 from box_games import Aim, Regulator
 from gymnasium import spaces
 from hidden import Hidden, coded
+from small_envs import Closing
 
 from agents import (
     DiscreteSACFollower,
@@ -21,11 +23,12 @@ from agents import (
     SACFollower,
     SoftQConfig,
     SoftQFollower,
+    learning,
 )
 from agents.learning import Experience, gap_of
 from games import discrete_toy
 from games.tabular import TabularDesign, TabularGame
-from stackelberg import exact
+from stackelberg import exact, from_parallel_env
 from stackelberg.errors import InputError
 from stackelberg.game import Budget, Game
 from stackelberg.types import Commitment, TabularResponse
@@ -354,6 +357,24 @@ def test_experience_is_a_ring():
     assert sorted(kept.columns()["x"].tolist()) == list(range(95, 100))
 
 
+def test_experience_is_bounded_in_bytes_too(monkeypatch):
+    monkeypatch.setattr(learning, "LARGEST", 1000)
+    kept = Experience(50)
+    for start in range(0, 60, 7):
+        rows = torch.arange(start, start + 7)
+        kept.add({"image": torch.zeros(7, 6, 2, dtype=torch.float32), "x": rows})  # 56 bytes each
+    assert sorted(kept.columns()["x"].tolist()) == list(range(63 - 17, 63))
+    assert sum(column.nbytes for column in kept.columns().values()) <= 1000
+    again = Experience(50)
+    again.load(kept.state())
+    for one in (kept, again):
+        one.add({"image": torch.zeros(2, 6, 2), "x": torch.tensor([63, 64])})
+    assert torch.equal(kept.columns()["x"], again.columns()["x"])
+    single = Experience(50)
+    single.add({"image": torch.zeros(3, 500), "x": torch.arange(3)})  # one row is too large
+    assert single.columns()["x"].tolist() == [2]
+
+
 def test_the_gap_by_hand():
     error = torch.tensor([[1.0, 1.0, 5.0, 3.0], [2.0, 2.0, 0.0, 8.0]])
     over = torch.tensor([[False, False, False, True], [True, True, True, True]])
@@ -400,6 +421,21 @@ def test_other_errors_are_said_in_three_parts():
 def test_bad_settings_are_refused(setting):
     with pytest.raises(InputError, match=next(iter(setting))):
         NetworkConfig(**setting)
+
+
+def test_environments_stepped_one_by_one_are_few():
+    """However short the episodes, and all through a follower's life: rounds play some at a time."""
+    kind = type("Counted", (Closing,), {})
+    game = from_parallel_env(kind, horizon=6)
+    config = SoftQConfig(copies=8, first_steps=1024, afresh_steps=1024)
+    follower = SoftQFollower(config, NetworkConfig(replays=1.0, batch=64, width=16))
+    for _ in range(2):
+        response = follower.best_respond(game, idle(2), (0,))
+        assert response.steps > 2 * 8 * 6  # later rounds have more episodes
+        assert kind.made <= 8 + 1
+    del game, follower, response
+    gc.collect()
+    assert kind.closed == kind.made
 
 
 def test_importing_agents_does_not_import_tianshou():
