@@ -106,7 +106,7 @@ def check_game(
                 game = from_parallel_env(make, leader, **settings)
             except (Exception, SystemExit) as error:
                 return [*findings, _failure("game", error)]
-        findings.append(Finding("game", "ok", _described(game)))
+        findings.append(_learnable(game))
         exactly = game.tabular
         note("influence", _exact_influence if exactly else _sampled_influence, game)
         note("temperature", _exact_scale if exactly else _sampled_scale, game)
@@ -115,6 +115,14 @@ def check_game(
             note("gradient", _gradient, game)
         note("speed", _speed, game)
     return findings
+
+
+def _learnable(game: Game) -> Finding:
+    """What the game is, and whether a leader can be trained in it."""
+    if game.tabular or isinstance(game.follower_space, spaces.Discrete):
+        return Finding("game", "ok", _described(game))
+    advice = "to train a leader, let the follower choose among finitely many actions"
+    return Finding("game", "warn", _described(game), advice)
 
 
 def _called(subject: Any) -> Any:
@@ -397,7 +405,10 @@ def _horizon(game: Game) -> Finding:
     said = f"time limits hide {told} discounted weight, after {lengths.mean():.4g} steps on average"
     if max(shares.values()) > BEYOND:
         needed = math.ceil(math.log(0.1) / math.log(max(players.values())))
-        advice = f"allow longer episodes (after {needed} steps 0.1 is left) or lower the discounts"
+        advice = (
+            f"allow longer episodes (after {needed} steps 0.1 is left) or lower the discounts; if the "
+            "game really ends there, terminate instead of truncating: players look beyond a cut"
+        )
         return Finding("horizon", "warn", said, advice)
     return Finding("horizon", "ok", said)
 

@@ -21,7 +21,7 @@ from pettingzoo.utils.conversions import aec_to_parallel
 from torch import Tensor
 
 from stackelberg.environment import AGENTS, SETTINGS, Environment
-from stackelberg.errors import InputError
+from stackelberg.errors import InputError, told
 from stackelberg.flat_spaces import (
     Decoder,
     flat_action_space,
@@ -80,9 +80,7 @@ def made(make_env: Callable[[], Any]) -> Any:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(
-            what, f"{type(error).__name__}: {error}", "call it alone to see where it fails"
-        ) from error
+        raise InputError(what, told(error), "call it alone to see where it fails") from error
     if not isinstance(env, ParallelEnv):
         raise InputError(what, f"one that returns {type(env).__name__}", "return the environment")
     return env
@@ -243,7 +241,7 @@ class _Copy:
         except Exception as error:
             raise InputError(
                 "an environment whose reset(seed=...) starts an episode",
-                f"{type(error).__name__}: {error}",
+                told(error),
                 "mend its reset()",
             ) from error
         self._compare_spaces()
@@ -298,7 +296,7 @@ class _Copy:
         except Exception as error:
             raise InputError(
                 f"an environment that can be stepped by {chosen}",
-                f"{type(error).__name__}: {error} {self._when}",
+                f"{told(error)} {self._when}",
                 "mend its step()",
             ) from error
         parts = found[:4] if isinstance(found, tuple) and len(found) == 5 else ()
@@ -318,7 +316,7 @@ class _Copy:
         except Exception as error:
             raise InputError(
                 "agents: a list of those that go on",
-                f"{type(error).__name__}: {error} {self._when}",
+                f"{told(error)} {self._when}",
                 "set it in reset() and step()",
             ) from error
 
@@ -364,7 +362,7 @@ class _Copy:
                 raise self._fault(player, "a reward that is a number", _in_words(given), fix)
             given = float(array.reshape(()))
         if not math.isfinite(given):
-            fix = "forbid an action by a large finite penalty, not by infinity"
+            fix = "pay a number; to forbid an action, a large finite penalty"
             raise self._fault(player, "a finite reward", f"{given}", fix)
         number: float = given
         return number
@@ -563,7 +561,7 @@ def _spaces_of(env: Any, agent: Any, when: str) -> tuple[spaces.Space, spaces.Sp
     except Exception as error:
         raise InputError(
             f"observation_space() and action_space() of agent '{agent}'",
-            f"{type(error).__name__}: {error} {when}",
+            f"{told(error)} {when}",
             "define both methods, for an agent that has left as well",
         ) from error
 

@@ -112,5 +112,5 @@ def check_rewards(*, leader: Tensor, follower: Tensor, time: Tensor) -> None:
             raise InputError(
                 f"a finite reward of the {who} at every step",
                 f"{reward[bad][0].item()} at step {int(time[bad][0])} of an episode",
-                "mend the game's step; forbid by a large finite penalty, not by infinity",
+                "mend the game's step: pay a number; to forbid an action, a large finite penalty",
             )

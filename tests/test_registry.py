@@ -316,7 +316,7 @@ def test_a_name_that_is_not_there_is_told_whatever_else_is_in_the_file(tmp_path)
     """Also objects that answer no question, as some modules do."""
     path = tmp_path / "odd.py"
     path.write_text("import supersuit as ss\n\ndef make():\n    return 1 / 0\n")
-    with pytest.raises(InputError, match="'absent' in .*odd.py; got these: make;"):
+    with pytest.raises(InputError, match=r"'absent' in .*odd.py; got these: make;"):
         registry.make_game(f"{path}:absent")
     with pytest.raises(InputError, match=r"ZeroDivisionError: division by zero \(odd.py:4\)"):
         registry.make_game(f"{path}:make")
