@@ -406,8 +406,8 @@ def _horizon(game: Game) -> Finding:
     if max(shares.values()) > BEYOND:
         needed = math.ceil(math.log(0.1) / math.log(max(players.values())))
         advice = (
-            f"allow longer episodes (after {needed} steps 0.1 is left) or lower the discounts; if the "
-            "game really ends there, terminate instead of truncating: players look beyond a cut"
+            f"allow longer episodes (after {needed} steps 0.1 is left) or lower the discounts; where "
+            "the game really ends there, terminate instead of truncating: players look beyond a cut"
         )
         return Finding("horizon", "warn", said, advice)
     return Finding("horizon", "ok", said)
