@@ -73,7 +73,7 @@ class Settings:
     """Price of the variance of action values over (a,b), in squared errors: (a,b) that were never
     tried in x, or hardly ever, are taken to be worth what the others are."""
     depart: float = 3e-2
-    """Price of h in nats, for each unit of it beyond the first."""
+    """Price of h(x,a,.) at an a drawn from f in nats, for each unit of it beyond the first."""
 
 
 SETTINGS = Settings()
@@ -228,7 +228,8 @@ class ReplayMemory:
             departure = self._departure(self.behaviour.online(deeds.inputs[where]))
             log_prob = torch.log_softmax(best[where] + departure, -1).flatten(2)
             missed = -log_prob.gather(-1, cell[where]).squeeze(-1)
-            size = ((1 + departure**2).sqrt() - 1).sum((-2, -1))
+            size = ((1 + departure**2).sqrt() - 1).sum(-1)
+            size = (deeds.policy[where].float() * size).sum(-1)
             self.behaviour.step((plays[where] * (missed + SETTINGS.depart * size)).mean(-1).sum())
 
     @torch.no_grad()
