@@ -334,8 +334,10 @@ class ReplayMemory:
             at.policy, action_value[0], value[0], game.follower_observes_action
         )
         benefit = benefit * at.active.prod(0)[..., None, None]
-        begun, weight = seen.time.flatten(1) == 0, torch.zeros_like(state_value[0])
-        weight[:, :taken] = game.leader_discount ** seen.time.flatten(1).double()
+        time, discounts = seen.time.flatten(1), (game.leader_discount, game.follower_discount)
+        weight, lasting = torch.zeros_like(state_value).unbind()
+        weight[:, :taken] = game.leader_discount ** time.double()
+        lasting[:, :taken] = max(discounts) ** time.double()
 
         features = self._features(at.inputs)
         moved = (at.policy * weight.unsqueeze(-1)).unsqueeze(-1) * response * benefit
@@ -345,10 +347,9 @@ class ReplayMemory:
             self._features(self.replay.inputs(after(found))) * ~found["terminated"].unsqueeze(-1),
             self._cell(found),
         )
-        discounts = game.leader_discount, game.follower_discount
-        visitation = weight * at.active[0] / seen.episodes.unsqueeze(-1)
+        share = at.active[0] / seen.episodes.unsqueeze(-1)
         return Critics(
-            objective=(state_value[0][:, :taken] * begun).sum(-1) / seen.episodes,
+            objective=(state_value[0][:, :taken] * (time == 0)).sum(-1) / seen.episodes,
             leader_state_value=state_value[0],
             leader_action_value=action_value[0],
             leader_value=value[0],
@@ -356,8 +357,8 @@ class ReplayMemory:
             follower_value=value[1],
             follower_action_value=action_value[1],
             benefit=benefit,
-            visitation=visitation,
-            trace=visitation * expected_trace(features, seen, drive, discounts),
+            visitation=share * weight,
+            trace=share * lasting * expected_trace(features, seen, drive, discounts),
             policy=at.policy,
             response=response,
         )
