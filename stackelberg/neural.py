@@ -15,6 +15,15 @@ h by maximum likelihood on what the follower recently did, at a price on its siz
 is the soft best response to what was learned, which foresees how the follower answers a change of
 f before that is seen often; h is how the follower departs from it.
 
+A follower that sees of x only o, and not a, chooses by what it expects: in g, Q_F is
+
+    Qbar_F(o,b) = E[ sum_a f(a|x) q_F(x,a,b) | o ],
+
+h and the benefit of b are functions of o as well, and V_F(x) is what its choice is worth in x. That
+is exact in one step; in more, how f moves the odds of what is hidden, given o, is left out. So is
+how the leader's move reveals what it sees, if the follower sees a but less of x (signalling): such
+a follower is taken to see x.
+
 Values are level + scale * what the networks say. The level makes the mean residual 0, which moves
 all values at once, as bootstrapping would in 1 / (1 - gamma) rounds. So the networks have only
 differences to learn, and a hypergradient consists of those.
@@ -77,6 +86,7 @@ class Settings:
 
 
 SETTINGS = Settings()
+RIDGE = 1e-4  # of what a follower expects, relative to the features' variance
 NEWTON = 3  # steps on the likelihood of the temperature in each round
 RANGE = 1e-3, 1e3  # of an estimated temperature, in standard deviations of Q_F over b
 
@@ -88,7 +98,7 @@ class Situation(NamedTuple):
     active: Tensor  # [2, M, n] 1, or 0 where the leader, the follower has left
     policy: Tensor  # [M, n, A] f
     log_response: Tensor | None  # [M, n, A, B] log g where it is given
-    value: Tensor | None  # [M, n, A] V_F where it is given
+    value: Tensor | None  # [M, n, A] V_F(x,a) where it is given
 
 
 class Worth(NamedTuple):
@@ -130,14 +140,17 @@ class ReplayMemory:
         width = game.observation_space.shape[0] + 2
         if game.observes_apart:
             width += game.follower_observation_space.shape[0]
-        widths = [width, *SETTINGS.hidden, self.shape[0] * self.shape[1]]
+        self.hides = game.observes_apart and not game.follower_observes_action
 
-        def fitted(*parts: int, rate: float) -> Fitted:
+        def fitted(*parts: int, width: int, rate: float) -> Fitted:
+            widths = [width, *SETTINGS.hidden, self.shape[0] * self.shape[1]]
             draws = [np.random.default_rng([s, 1, part]) for part in parts for s in self.seeds]
             return Fitted(draws, widths, rate=rate, average=SETTINGS.average)
 
-        self.values = fitted(0, 1, rate=SETTINGS.rate)  # the leaders', then the followers'
-        self.behaviour = fitted(2, rate=SETTINGS.cloning_rate)
+        # the leaders', then the followers'
+        self.values = fitted(0, 1, width=width, rate=SETTINGS.rate)
+        self.width = width - game.observation_space.shape[0] if self.hides else width
+        self.behaviour = fitted(2, width=self.width, rate=SETTINGS.cloning_rate)
 
     def update(self, seen: Trajectories, own: bool = True) -> None:
         """Keep one batch of trajectories [M, N, T] with its points.
@@ -154,18 +167,24 @@ class ReplayMemory:
         """Train on, and evaluate at the points of `seen`; see `stackelberg.critics.Memory`."""
         draws = [np.random.default_rng([seed, 2, self.calls]) for seed in self.seeds]
         found = self.replay.working(draws, SETTINGS.working)
-        self._train(commitment, follower, draws, found)
+        recent = self.replay.recent(draws, SETTINGS.recent, SETTINGS.forget, self.calls)
+        deeds = self._situation(commitment, follower, recent)
+        self._train(commitment, follower, draws, found, recent, deeds)
         self.calls += 1
-        return self._evaluated(commitment, follower, seen, found)
+        return self._evaluated(commitment, follower, seen, found, deeds)
 
     # ------------------------------------------------------------ training
 
     def _train(
-        self, commitment: Commitment, follower: TrajectoriesAccess, draws: Draws, found: Rows
+        self,
+        commitment: Commitment,
+        follower: TrajectoriesAccess,
+        draws: Draws,
+        found: Rows,
+        recent: Rows,
+        deeds: Situation,
     ) -> None:
         """In rounds: behaviour, temperature, targets, values."""
-        recent = self.replay.recent(draws, SETTINGS.recent, SETTINGS.forget, self.calls)
-        deeds = self._situation(commitment, follower, recent)
         arrival = self._situation(commitment, follower, after(found))
         inputs, weight = self.replay.inputs(found).repeat(2, 1, 1), active(found)
         cell = self._cell(found).repeat(2, 1)
@@ -174,7 +193,7 @@ class ReplayMemory:
                 self._clone(deeds, recent, draws)
             if self.estimates:
                 self._estimate_temperature(deeds, recent)
-            target = self._settled(found, arrival, inputs, cell, weight)
+            target = self._settled(found, arrival, deeds, inputs, cell, weight)
             self.values.rate(SETTINGS.rate * (1 - done / SETTINGS.rounds))
             for _ in range(SETTINGS.updates):
                 rows = self._batch(draws, inputs.shape[1]).repeat(2, 1)
@@ -188,7 +207,13 @@ class ReplayMemory:
 
     @torch.no_grad()
     def _settled(
-        self, found: Rows, arrival: Situation, inputs: Tensor, cell: Tensor, weight: Tensor
+        self,
+        found: Rows,
+        arrival: Situation,
+        deeds: Situation,
+        inputs: Tensor,
+        cell: Tensor,
+        weight: Tensor,
     ) -> Tensor:
         """What the networks are to say of transitions, [2 M, W], after level and scale are set.
 
@@ -203,7 +228,7 @@ class ReplayMemory:
         def mean(of: Tensor) -> Tensor:
             return (weight * of).sum(-1, keepdim=True)
 
-        value = (arrival.policy * self._worth(arrival).value).sum(-1)
+        value = (arrival.policy * self._worth(arrival, deeds).value).sum(-1)
         target = found["reward"].movedim(-1, 0) + goes_on * value
         believed = self._said(inputs).gather(-1, cell.unflatten(0, (2, -1)).unsqueeze(-1))
         shift = mean(target - believed.squeeze(-1)) / mean(1 - lever).clamp(min=1e-6)
@@ -218,14 +243,13 @@ class ReplayMemory:
     def _clone(self, deeds: Situation, recent: Rows, draws: Draws) -> None:
         """Fit h to what the follower did, by maximum likelihood."""
         with torch.no_grad():
-            best = self._met(deeds.policy, self._said(deeds.inputs.repeat(2, 1, 1))[1])
-            best = best / self._beta
+            best = self._met(deeds, deeds) / self._beta
             best = (best - best.amax(-1, keepdim=True)).float()
         m, plays = torch.arange(len(best)).unsqueeze(-1), deeds.active[1].float()
-        cell = self._cell(recent).unsqueeze(-1)
+        cell, shown = self._cell(recent).unsqueeze(-1), deeds.inputs[..., -self.width :]
         for _ in range(SETTINGS.cloning):
             where = m, self._batch(draws, best.shape[1])
-            departure = self._departure(self.behaviour.online(deeds.inputs[where]))
+            departure = self._departure(self.behaviour.online(shown[where]))
             log_prob = torch.log_softmax(best[where] + departure, -1).flatten(2)
             missed = -log_prob.gather(-1, cell[where]).squeeze(-1)
             size = ((1 + departure**2).sqrt() - 1).sum(-1)
@@ -238,7 +262,7 @@ class ReplayMemory:
 
         Where actions tell nothing of Q_F, or are always the best, the estimate stays in `RANGE`.
         """
-        met = self._met(deeds.policy, self._said(deeds.inputs.repeat(2, 1, 1))[1])
+        met = self._met(deeds, deeds)
         ours, theirs = recent["action"].unbind(-1)
         met = met.gather(2, ours[..., None, None].expand(-1, -1, 1, self.shape[1])).squeeze(2)
         chosen, plays = met.gather(-1, theirs.unsqueeze(-1)).squeeze(-1), deeds.active[1]
@@ -266,40 +290,72 @@ class ReplayMemory:
         log_response = value = None
         if follower.level != "trajectories":
             log_response = torch.stack([follower.log_prob(theirs, a) for a in told], 2).double()
-        if follower.level == "value":
+        if follower.level == "value" and not self.hides:
             value = torch.stack([follower.value(theirs, a) for a in told], 2).double()
             value = value * plays[1].unsqueeze(-1)
         return Situation(self.replay.inputs(rows), plays, policy, log_response, value)
 
     @torch.no_grad()
-    def _worth(self, at: Situation) -> Worth:
+    def _worth(self, at: Situation, deeds: Situation) -> Worth:
         """What the averaged networks say."""
-        action_value = self._said(at.inputs.repeat(2, 1, 1)).unflatten(-1, self.shape)
-        action_value = action_value * at.active[..., None, None]
-        met = self._met(at.policy, action_value[1].flatten(2))
+        action_value = self._action_values(at)
         log_response = at.log_response
         if log_response is None:
-            departure = self._departure(self.behaviour.averaged(at.inputs)).double()
-            log_response = torch.log_softmax(met / self._beta + departure, -1)
+            departure = self._departure(self.behaviour.averaged(at.inputs[..., -self.width :]))
+            met = self._met(at, deeds)
+            log_response = torch.log_softmax(met / self._beta + departure.double(), -1)
         response, value = log_response.exp(), at.value
         if value is None:
             surprise = self._beta.squeeze(-1) * torch.special.entr(response).sum(-1)
-            value = (response * met).sum(-1) + at.active[1].unsqueeze(-1) * surprise
+            value = (response * self._averaged(at.policy, action_value[1])).sum(-1)
+            value = value + at.active[1].unsqueeze(-1) * surprise
         leader = (response * action_value[0]).sum(-1)
         return Worth(action_value, torch.stack([leader, value]), response)
+
+    def _action_values(self, at: Situation) -> Tensor:
+        """Q_L and q_F [2, M, n, A, B], 0 for who has left."""
+        said = self._said(at.inputs.repeat(2, 1, 1)).unflatten(-1, self.shape)
+        return said * at.active[..., None, None]
 
     def _said(self, inputs: Tensor) -> Tensor:
         """Q_L and q_F [2, M, n, A B] from inputs [2 M, n, d]."""
         said = self.values.averaged(inputs).double().unflatten(0, (2, -1))
         return self.level.unsqueeze(-1) + self.scale.unsqueeze(-1) * said
 
-    def _met(self, policy: Tensor, action_value: Tensor) -> Tensor:
-        """Q_F [M, n, A, B] from q_F [M, n, A B]."""
-        action_value = action_value.unflatten(-1, self.shape)
+    def _met(self, at: Situation, deeds: Situation) -> Tensor:
+        """Q_F [M, n, A, B], by which the follower chooses."""
+        if not self.hides:
+            return self._averaged(at.policy, self._action_values(at)[1])
+        usual = self._averaged(deeds.policy, self._action_values(deeds)[1])
+        return self._expected(at.inputs, deeds.inputs, usual, deeds.active[1])
+
+    def _averaged(self, policy: Tensor, action_value: Tensor) -> Tensor:
+        """q_F [M, n, A, B], or its average over f where the follower does not observe a."""
         if self.game.follower_observes_action:
             return action_value
         mean = (policy.unsqueeze(-1) * action_value).sum(-2, keepdim=True)
         return mean.expand_as(action_value)
+
+    def _expected(self, at: Tensor, inputs: Tensor, values: Tensor, weight: Tensor) -> Tensor:
+        """E[values | o], o what the follower sees, of values that are the same for all a.
+
+        A weighted ridge regression on the behaviour's last hidden layer.
+
+        Args:
+            at: inputs [M, n, d] at which it is told. inputs: [M, k, d] of the values [M, k, A, B],
+            which count by weight [M, k].
+        """
+        features = self.behaviour.averaged.features
+        here, there = (features(x[..., -self.width :]).double() for x in (inputs, at))
+        weight = (weight / weight.sum(-1, keepdim=True).clamp(min=1e-30)).unsqueeze(-1)
+        shown, centre = values[..., 0, :], (weight * here).sum(1, keepdim=True)
+        mean = (weight * shown).sum(1, keepdim=True)
+        here, there = here - centre, there - centre
+        system = (weight * here).mT @ here
+        size = system.diagonal(dim1=1, dim2=2).mean(-1, keepdim=True)
+        system.diagonal(dim1=1, dim2=2).add_(RIDGE * size + 1e-30)
+        slope = torch.linalg.solve(system, (weight * here).mT @ (shown - mean))
+        return (mean + there @ slope).unsqueeze(-2).expand(-1, -1, self.shape[0], -1)
 
     def _departure(self, said: Tensor) -> Tensor:
         """h [M, n, A, B] from what the behaviour's networks say."""
@@ -324,20 +380,29 @@ class ReplayMemory:
 
     @torch.no_grad()
     def _evaluated(
-        self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories, found: Rows
+        self,
+        commitment: Commitment,
+        follower: TrajectoriesAccess,
+        seen: Trajectories,
+        found: Rows,
+        deeds: Situation,
     ) -> Critics:
         game, taken = self.game, seen.state[0].numel()
         at = self._situation(commitment, follower, self.replay.at(points_of(seen)))
-        action_value, value, response = self._worth(at)
+        action_value, value, response = self._worth(at, deeds)
         state_value = (at.policy * value).sum(-1)
         benefit = follower_benefit(
             at.policy, action_value[0], value[0], game.follower_observes_action
         )
-        benefit = benefit * at.active.prod(0)[..., None, None]
         time, discounts = seen.time.flatten(1), (game.leader_discount, game.follower_discount)
         weight, lasting = torch.zeros_like(state_value).unbind()
         weight[:, :taken] = game.leader_discount ** time.double()
         lasting[:, :taken] = max(discounts) ** time.double()
+        if self.hides:
+            count = weight * at.active.prod(0)
+            benefit = self._expected(at.inputs, at.inputs, benefit, count)
+            benefit = benefit - (response * benefit).sum(-1, keepdim=True)
+        benefit = benefit * at.active.prod(0)[..., None, None]
 
         features = self._features(at.inputs)
         moved = (at.policy * weight.unsqueeze(-1)).unsqueeze(-1) * response * benefit
