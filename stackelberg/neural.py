@@ -117,7 +117,7 @@ class ReplayMemory:
     Args:
         game: with Discrete actions of both. seeds: one for each leader.
         estimate_temperature: the follower's temperature is not known: it is the maximum-likelihood
-            estimate from the follower's actions and the learned Q_F.
+            estimate from the follower's actions, or its policy, and the learned Q_F.
 
     Raises:
         InputError: for actions that are not Discrete.
@@ -260,12 +260,18 @@ class ReplayMemory:
     def _estimate_temperature(self, deeds: Situation, recent: Rows) -> None:
         """Newton steps on sum_k log softmax(Q_F / beta)(b_k), which is concave in 1 / beta.
 
+        Where g is given, its expectation over b_k takes the place of the actions drawn.
+
         Where actions tell nothing of Q_F, or are always the best, the estimate stays in `RANGE`.
         """
         met = self._met(deeds, deeds)
         ours, theirs = recent["action"].unbind(-1)
-        met = met.gather(2, ours[..., None, None].expand(-1, -1, 1, self.shape[1])).squeeze(2)
-        chosen, plays = met.gather(-1, theirs.unsqueeze(-1)).squeeze(-1), deeds.active[1]
+        done = torch.nn.functional.one_hot(theirs, self.shape[1]).double()
+        ours = ours[..., None, None].expand(-1, -1, 1, self.shape[1])
+        met = met.gather(2, ours).squeeze(2)
+        if deeds.log_response is not None:
+            done = deeds.log_response.exp().gather(2, ours).squeeze(2)
+        chosen, plays = (done * met).sum(-1), deeds.active[1]
         spread = met.std(-1, correction=0).mean(-1).clamp(min=1e-30)
         for _ in range(NEWTON):
             rate = 1 / torch.as_tensor(self.temperature)

@@ -231,8 +231,8 @@ def test_naive_and_sampling_estimators_take_these_critics():
     )
     for name in ("sampled-trace", "gae", "bc-hg", "naive"):
         ours, theirs = (gradient(of, seen, c, name).flatten() for c in (critics, known))
-        assert torch.cosine_similarity(ours, theirs, 0) > 0.95, name
-        assert (ours - theirs).norm() < 0.35 * theirs.norm(), name
+        assert torch.cosine_similarity(ours, theirs, 0) > 0.97, name
+        assert (ours - theirs).norm() < 0.2 * theirs.norm(), name
     assert cosine(of, seen, critics, "sampled-trace") > 0.7
     evidence = evidence_of(of, seen, critics)
     attached = commit(of.game, of.leader, seen.points.leader)
@@ -267,6 +267,25 @@ def test_temperature_is_estimated(kind):
     assert memory.temperature.shape == (1,)
     assert memory.temperature.item() == pytest.approx(of.game.temperature, rel=0.25)
     assert ReplayMemory(of.game, (0,)).temperature == of.game.temperature
+
+
+def test_temperature_of_a_given_response_owes_nothing_to_which_actions_were_drawn():
+    """At the learned values, actions drawn anew move the estimate only where g is not given."""
+    of = setting()
+    memory, _, _ = learned(of, "policy", 3, estimate_temperature=True)
+    assert memory.temperature.item() == pytest.approx(of.game.temperature, rel=0.1)
+    recent = memory.replay.recent([np.random.default_rng(0)], 1024, 0.5, memory.calls)
+    redrawn = recent | {"action": recent["action"].clone()}
+    redrawn["action"][..., 1] = redrawn["action"][..., 1].roll(1, -1)
+    for access, same in (("policy", True), ("trajectories", False)):
+        deeds = memory._situation(of.commitment, restrict(of.response, access), recent)
+        found = []
+        for rows in (recent, redrawn):
+            memory.temperature = torch.ones(1).double()
+            for _ in range(4):
+                memory._estimate_temperature(deeds, rows)
+            found.append(memory.temperature)
+        assert torch.equal(*found) == same
 
 
 def test_scale_of_rewards_does_not_matter():
