@@ -59,15 +59,17 @@ class Settings:
     capacity: int = 50_000
     """Transitions of each leader that are kept."""
     working: int = 4096
-    """Transitions that one call fits values to, half of them the newest."""
-    recent: int = 1024
-    """Steps of own play that one call fits the behaviour to."""
+    """Transitions that one round fits values to; of more that are kept, each round draws its own,
+    half of them from the newest."""
+    recent: tuple[int, int] = (1024, 8192)
+    """Steps of own play that one call fits the behaviour to, at least and at most."""
     forget: float = 0.1
     """How much less they count with every call since."""
     rounds: int = 12
     """Fitted evaluations in a call, each of targets made from the values of the one before."""
     updates: int = 20
-    """Steps of Adam on values in each round."""
+    """Steps of Adam on values in each round; of n > `working` that are kept, by sqrt(n / working)
+    times as many."""
     cloning: int = 12
     """Steps of Adam on the behaviour in each round."""
     batch: int = 256
@@ -80,7 +82,8 @@ class Settings:
     """By how much the averaged parameters, whose values are used, follow at every step."""
     shrink: float = 1e-2
     """Price of the variance of action values over (a,b), in squared errors: (a,b) that were never
-    tried in x, or hardly ever, are taken to be worth what the others are."""
+    tried in x, or hardly ever, are taken to be worth what the others are. Of n > `working`
+    transitions that are kept it is working / n of that."""
     depart: float = 3e-2
     """Price of h(x,a,.) at an a drawn from f in nats, for each unit of it beyond the first."""
 
@@ -166,12 +169,11 @@ class ReplayMemory:
     ) -> Critics:
         """Train on, and evaluate at the points of `seen`; see `stackelberg.critics.Memory`."""
         draws = [np.random.default_rng([seed, 2, self.calls]) for seed in self.seeds]
-        found = self.replay.working(draws, SETTINGS.working)
         recent = self.replay.recent(draws, SETTINGS.recent, SETTINGS.forget, self.calls)
         deeds = self._situation(commitment, follower, recent)
-        self._train(commitment, follower, draws, found, recent, deeds)
+        self._train(commitment, follower, draws, recent, deeds)
         self.calls += 1
-        return self._evaluated(commitment, follower, seen, found, deeds)
+        return self._evaluated(commitment, follower, seen, deeds)
 
     # ------------------------------------------------------------ training
 
@@ -180,27 +182,30 @@ class ReplayMemory:
         commitment: Commitment,
         follower: TrajectoriesAccess,
         draws: Draws,
-        found: Rows,
         recent: Rows,
         deeds: Situation,
     ) -> None:
         """In rounds: behaviour, temperature, targets, values."""
-        arrival = self._situation(commitment, follower, after(found))
-        inputs, weight = self.replay.inputs(found).repeat(2, 1, 1), active(found)
-        cell = self._cell(found).repeat(2, 1)
+        more = max(1.0, len(self.replay) / SETTINGS.working) ** 0.5
+        shrink = SETTINGS.shrink / more**2
         for done in range(SETTINGS.rounds):
+            if done == 0 or more > 1:
+                found = self.replay.working(draws, SETTINGS.working)
+                arrival = self._situation(commitment, follower, after(found))
+                inputs, weight = self.replay.inputs(found).repeat(2, 1, 1), active(found)
+                cell = self._cell(found).repeat(2, 1)
             if follower.level == "trajectories":
                 self._clone(deeds, recent, draws)
             if self.estimates:
                 self._estimate_temperature(deeds, recent)
             target = self._settled(found, arrival, deeds, inputs, cell, weight)
             self.values.rate(SETTINGS.rate * (1 - done / SETTINGS.rounds))
-            for _ in range(SETTINGS.updates):
+            for _ in range(round(SETTINGS.updates * more)):
                 rows = self._batch(draws, inputs.shape[1]).repeat(2, 1)
                 where = torch.arange(len(rows)).unsqueeze(-1), rows
                 said = self.values.online(inputs[where])
                 error = said.gather(-1, cell[where].unsqueeze(-1)).squeeze(-1) - target[where]
-                price = error**2 + SETTINGS.shrink * said.var(-1, correction=0)
+                price = error**2 + shrink * said.var(-1, correction=0)
                 self.values.step((weight.flatten(0, 1)[where].float() * price).mean(-1).sum())
         if follower.level == "trajectories":
             self._clone(deeds, recent, draws)
@@ -390,7 +395,6 @@ class ReplayMemory:
         commitment: Commitment,
         follower: TrajectoriesAccess,
         seen: Trajectories,
-        found: Rows,
         deeds: Situation,
     ) -> Critics:
         game, taken = self.game, seen.state[0].numel()
@@ -410,7 +414,7 @@ class ReplayMemory:
             benefit = benefit - (response * benefit).sum(-1, keepdim=True)
         benefit = benefit * at.active.prod(0)[..., None, None]
 
-        features = self._features(at.inputs)
+        features, found = self._features(at.inputs), self.replay.rows
         moved = (at.policy * weight.unsqueeze(-1)).unsqueeze(-1) * response * benefit
         drive = game.follower_discount * arrivals(
             features.mT @ moved.flatten(2),

@@ -44,8 +44,8 @@ class Setting(NamedTuple):
         )
 
 
-def setting(kind: str = "observing", leaders: int = 1, discounts=None) -> Setting:
-    inner = discounted(accuracy_case(kind, 1)[0], discounts)
+def setting(kind: str = "observing", leaders: int = 1, discounts=None, seed=1) -> Setting:
+    inner = discounted(accuracy_case(kind, seed)[0], discounts)
     inner.horizon = 150
     game = Hidden(inner)
     logits = TabularSoftmax(inner.states, int(inner.leader_space.n), (1,), 1.0).logits.detach()
@@ -217,6 +217,26 @@ def test_players_may_look_no_step_ahead(kind, discounts):
     assert cosine(of, seen, critics) > 0.97
 
 
+@pytest.mark.slow
+def test_more_play_tells_more():
+    """Of ten times as much, in one call, the errors of Q_L are smaller: a mean over four games."""
+    ratios = []
+    for kind, seed in [("observing", 1), ("observing", 2), ("ending", 1), ("ending", 2)]:
+        of, found = setting(kind, seed=seed), []
+        true = true_critics(of)
+        for streams in (30, 300):
+            seen = of.seen(streams=streams)
+            memory = ReplayMemory(of.game, (0,))
+            memory.update(seen)
+            critics = memory.critics(of.commitment, restrict(of.response, "trajectories"), seen)
+            states = of.game.states(seen.points.leader)[0]
+            truth = {name: getattr(true, name)[:, states] for name in Critics._fields[1:]}
+            visits = critics.visitation / critics.visitation.sum()
+            found.append(errors(critics._asdict(), truth, visits)["leader_action_value"])
+        ratios.append(found[1] / found[0])
+    assert np.exp(np.mean(np.log(ratios))) < 0.8
+
+
 def test_naive_and_sampling_estimators_take_these_critics():
     """They point where they do with exact critics; those that need tables say so."""
     of = setting()
@@ -274,7 +294,7 @@ def test_temperature_of_a_given_response_owes_nothing_to_which_actions_were_draw
     of = setting()
     memory, _, _ = learned(of, "policy", 3, estimate_temperature=True)
     assert memory.temperature.item() == pytest.approx(of.game.temperature, rel=0.1)
-    recent = memory.replay.recent([np.random.default_rng(0)], 1024, 0.5, memory.calls)
+    recent = memory.replay.recent([np.random.default_rng(0)], (1024, 1024), 0.5, memory.calls)
     redrawn = recent | {"action": recent["action"].clone()}
     redrawn["action"][..., 1] = redrawn["action"][..., 1].roll(1, -1)
     for access, same in (("policy", True), ("trajectories", False)):
@@ -586,14 +606,17 @@ def test_replay_keeps_the_newest_in_order():
     rewards = torch.cat([b.follower_reward.flatten(1) for b in batches], 1)
     assert torch.equal(replay.rows["reward"][..., 1], rewards[:, -400:])
     draws = [np.random.default_rng(m) for m in range(2)]
-    assert replay.recent(draws, 100, 0.5, 1)["own"].all()  # other leaders' play does not count
+    assert replay.recent(draws, (100, 100), 0.5, 1)[
+        "own"
+    ].all()  # other leaders' play does not count
     replay.rows["own"][:] = True
-    ages = replay.recent(draws, 4000, 0.5, 1)["call"].double().mean()
+    ages = replay.recent(draws, (4000, 4000), 0.5, 1)["call"].double().mean()
     assert ages == pytest.approx(300 / 350, abs=0.02)  # 100 older ones at half the weight
-    half = replay.working(draws, 100)["call"]
-    assert half.shape == (2, 100)
-    assert half[:, 50:].all()
-    assert not half[:, :50].all()
+    assert replay.recent(draws, (1, 4000), 0.5, 1)["own"].shape == (2, 350)
+    some = replay.working(draws, 300)["call"]  # half of the last call's 300, half of the 100 before
+    assert some.shape == (2, 300)
+    assert (some == 0).sum(-1).tolist() == [100, 100]
+    assert replay.working(draws, 400)["call"].shape == (2, 400)
 
 
 # ---------------------------------------------------------------- state
