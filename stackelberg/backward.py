@@ -12,29 +12,32 @@ COUNT = 1.0  # of that of arrivals: transitions that outweigh no difference betw
 def expected_trace(
     features: Tensor, seen: Trajectories, drive: Tensor, discounts: tuple[float, float]
 ) -> Tensor:
-    """e-bar(s) = E[e_k | s_k = s] / gamma_L^k in every row of the features: [M, n].
+    """e-bar(s) = c(s) / d(s) in every row of the features, [M, n].
 
-    e-bar is 0 where an episode starts, with weight 1; with weight gamma_L^{k+1} its value at
-    s_{k+1} regresses on (gamma_F / gamma_L) (e-bar(s_k) + delta_k).
+    c(s) = sum_k E[e_k; s_k = s] is the expected trace, and d(s) = sum_k w^k Pr(s_k = s), where
+    w = max(gamma_L, gamma_F), as a trace lives on where a myopic leader's own visits count nothing.
+    e-bar is 0 where an episode starts, with weight 1; with weight w^{k+1} its value at s_{k+1}
+    regresses on (gamma_F / w) (e-bar(s_k) + (gamma_L / w)^k delta_k).
 
     Exact when: features tell states apart and episodes are long, so that what is cut is negligible.
 
     Args:
         features: [M, n, K] in float64; the first N T rows are of the steps, the next of where
             they led. seen: the play [M, N, T], on policy.
-        drive: [M, K] sum_k gamma_L^{k+1} (gamma_F / gamma_L) delta_k phi(s_{k+1}), or a less noisy
-            form of it: gamma_F times `arrivals`.
-        discounts: gamma_L in (0, 1), gamma_F.
+        drive: [M, K] gamma_F sum_k gamma_L^k delta_k phi(s_{k+1}), or a less noisy form of it:
+            gamma_F times `arrivals`.
+        discounts: gamma_L, gamma_F, in [0, 1).
     """
     taken = seen.state[0].numel()
     before, there = features[:, :taken], features[:, taken : 2 * taken]
     time = seen.time.flatten(1)
-    weight = discounts[0] ** (time + 1).double() * ~seen.terminated.flatten(1)
+    weight = max(discounts) ** time.double()
+    goes_on = (~seen.terminated.flatten(1)).double()
     begun = (time == 0).double()
-    ratio = discounts[1] / discounts[0]
+    change = max(discounts) * there - discounts[1] * before
     system = (before * begun.unsqueeze(-1)).mT @ before
-    system = system + (there * weight.unsqueeze(-1)).mT @ (there - ratio * before)
-    size = features.square().mean((1, 2)) * (weight + begun).sum(-1)
+    system = system + (there * (goes_on * weight).unsqueeze(-1)).mT @ change
+    size = features.square().mean((1, 2)) * (max(discounts) * goes_on * weight + begun).sum(-1)
     system.diagonal(dim1=1, dim2=2).add_(RIDGE * size.unsqueeze(-1))
     return (features @ torch.linalg.solve(system, drive.unsqueeze(-1))).squeeze(-1)
 

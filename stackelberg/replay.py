@@ -88,19 +88,27 @@ class Replay:
         return {name: rows[m, index] for name, rows in self.rows.items()}
 
     def working(self, draws: Draws, count: int) -> Rows:
-        """`count` transitions at most: all, or half of them the newest and half any others."""
+        """`count` transitions at most: all, or some drawn, half of them from the newest.
+
+        The newest are those of the last call, or count / 2 of them if it brought fewer.
+        """
         total = len(self)
         if total <= count:
             return self.rows
-        half = count // 2
-        older = [draw.choice(total - half, half, replace=False) for draw in draws]
-        newest = torch.arange(total - half, total).expand(len(draws), -1)
-        return self.take(torch.cat([torch.from_numpy(np.stack(older)), newest], 1))
+        last = int((self.rows["call"][0] == self.rows["call"][0, -1]).sum())
+        older = total - max(last, count // 2)
+        share = min(older, count // 2)
+        new = older + noise(draws, count - share) * (total - older)
+        return self.take(torch.cat([noise(draws, share) * older, new], 1).long())
 
-    def recent(self, draws: Draws, count: int, forget: float, call: int) -> Rows:
-        """`count` of the leaders' own transitions, drawn by weight forget^(calls ago)."""
+    def recent(self, draws: Draws, within: tuple[int, int], forget: float, call: int) -> Rows:
+        """The leaders' own transitions, drawn by weight forget^(calls ago).
+
+        As many as these weights sum up to, within the limits.
+        """
         weight = forget ** (call - self.rows["call"]).double() * self.rows["own"]
         weight = weight.cumsum(-1)
+        count = min(max(int(weight[0, -1]), within[0]), within[1])
         index = torch.searchsorted(weight, noise(draws, count) * weight[:, -1:], right=True)
         return self.take(index.clamp(max=len(self) - 1))
 
