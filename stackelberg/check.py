@@ -405,10 +405,8 @@ def _horizon(game: Game) -> Finding:
     said = f"time limits hide {told} discounted weight, after {lengths.mean():.4g} steps on average"
     if max(shares.values()) > BEYOND:
         needed = math.ceil(math.log(0.1) / math.log(max(players.values())))
-        advice = (
-            f"allow longer episodes (after {needed} steps 0.1 is left) or lower the discounts; where "
-            "the game really ends there, terminate instead of truncating: players look beyond a cut"
-        )
+        longer = f"allow longer episodes (after {needed} steps 0.1 is left) or lower the discounts"
+        advice = f"{longer}; if the game really ends there, terminate it instead of truncating"
         return Finding("horizon", "warn", said, advice)
     return Finding("horizon", "ok", said)
 

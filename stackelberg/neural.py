@@ -29,6 +29,7 @@ all values at once, as bootstrapping would in 1 / (1 - gamma) rounds. So the net
 differences to learn, and a hypergradient consists of those.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -127,6 +128,7 @@ class ReplayMemory:
     """
 
     temperature: float | Tensor
+    _within: tuple[Tensor, Tensor]  # of the present call
 
     def __init__(
         self, game: Game, seeds: Sequence[int], estimate_temperature: bool = False
@@ -168,6 +170,7 @@ class ReplayMemory:
         self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories
     ) -> Critics:
         """Train on, and evaluate at the points of `seen`; see `stackelberg.critics.Memory`."""
+        self._within = self._earnable()
         draws = [np.random.default_rng([seed, 2, self.calls]) for seed in self.seeds]
         recent = self.replay.recent(draws, SETTINGS.recent, SETTINGS.forget, self.calls)
         deeds = self._situation(commitment, follower, recent)
@@ -329,9 +332,23 @@ class ReplayMemory:
         return said * at.active[..., None, None]
 
     def _said(self, inputs: Tensor) -> Tensor:
-        """Q_L and q_F [2, M, n, A B] from inputs [2 M, n, d]."""
+        """Q_L and q_F [2, M, n, A B] from inputs [2 M, n, d], within what can be earned."""
         said = self.values.averaged(inputs).double().unflatten(0, (2, -1))
-        return self.level.unsqueeze(-1) + self.scale.unsqueeze(-1) * said
+        said = self.level.unsqueeze(-1) + self.scale.unsqueeze(-1) * said
+        return said.clamp(*self._within)
+
+    def _earnable(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest discounted return of rewards as they were met, [2, M, 1, 1].
+
+        Where episodes are always cut off in some state, nothing else tells what its value is.
+        """
+        low, high = self.replay.rows["reward"].movedim(-1, 0).aminmax(dim=-1)
+        beta = torch.as_tensor(self.temperature).expand(len(self.seeds))
+        entropy = torch.stack([torch.zeros_like(beta), beta * math.log(self.shape[1])])
+        discounts = torch.tensor([self.game.leader_discount, self.game.follower_discount])
+        time = 1 / (1 - discounts.double()).unsqueeze(-1)
+        least, most = time * low.clamp(max=0), time * (high.clamp(min=0) + entropy)
+        return least[..., None, None], most[..., None, None]
 
     def _met(self, at: Situation, deeds: Situation) -> Tensor:
         """Q_F [M, n, A, B], by which the follower chooses."""
