@@ -10,9 +10,8 @@ from random_games import gradient
 from strategies import Recipe, random_game
 
 from agents import TabularSoftmax, default_leader
-from agents.leaders import MLPCategorical, mlp_leader
-from games import discrete_toy
-from stackelberg import Coordinator, TrainConfig, exact
+from agents.leaders import MLPCategorical
+from stackelberg import Coordinator, TrainConfig
 from stackelberg.access import ValueAccess
 from stackelberg.estimators import Evidence, gae
 from stackelberg.estimators.signals import Signals
@@ -124,14 +123,3 @@ def test_tables_of_leaders_that_observe_one_hot_meet_every_optimiser(states, opt
     config = TrainConfig(iterations=2, optimiser=optimiser, **rules)
     Coordinator(game, leader, HidingFollower(), config, seeds=(0, 1)).run()
     assert not torch.equal(leader.logits, before)
-
-
-@pytest.mark.slow
-def test_networks_learn_discrete_toy_in_the_dark():
-    """An MLP leader, random features, and a follower of which actions alone are seen."""
-    game = Hidden(discrete_toy.game())
-    leader = mlp_leader(game, (0,))
-    config = TrainConfig(iterations=40, access="trajectories", evaluation_episodes=2)
-    Coordinator(game, leader, HidingFollower(), config).run()
-    policy = game.policy(commit(game, leader).detach())
-    assert exact.objective(game.inner.model(), policy).item() > 0.95 * game.optimum
