@@ -17,7 +17,18 @@ from stackelberg.errors import InputError
 from stackelberg.game import Game
 
 
-class DiscreteSACFollower(LearningFollower):
+class _ActorCriticFollower(LearningFollower):
+    """What both are given."""
+
+    def __init__(
+        self, config: LearningConfig | None = None, network: NetworkConfig | None = None
+    ) -> None:
+        super().__init__()
+        self.config = LearningConfig() if config is None else config
+        self.network = NetworkConfig() if network is None else network
+
+
+class DiscreteSACFollower(_ActorCriticFollower):
     """Tianshou's DiscreteSAC with the entropy weight fixed to the game's temperature.
 
     Source: Christodoulou, arXiv:1910.07207.
@@ -28,13 +39,6 @@ class DiscreteSACFollower(LearningFollower):
 
     name = "discrete-sac"
 
-    def __init__(
-        self, config: LearningConfig | None = None, network: NetworkConfig | None = None
-    ) -> None:
-        super().__init__()
-        self.config = LearningConfig() if config is None else config
-        self.network = NetworkConfig() if network is None else network
-
     def check(self, game: Game) -> None:
         require_choices(self.name, game)
 
@@ -44,7 +48,7 @@ class DiscreteSACFollower(LearningFollower):
         return NetworkLearner(game, self.config, self.network, DiscreteActorCritic, generator)
 
 
-class SACFollower(LearningFollower):
+class SACFollower(_ActorCriticFollower):
     """Tianshou's SAC with the entropy weight fixed to the game's temperature.
 
     Its policy is a Gaussian squashed into the Box. Entropies, and so the values, are of the density
@@ -58,13 +62,6 @@ class SACFollower(LearningFollower):
     """
 
     name = "sac"
-
-    def __init__(
-        self, config: LearningConfig | None = None, network: NetworkConfig | None = None
-    ) -> None:
-        super().__init__()
-        self.config = LearningConfig() if config is None else config
-        self.network = NetworkConfig() if network is None else network
 
     def check(self, game: Game) -> None:
         space = game.follower_space

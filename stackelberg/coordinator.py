@@ -202,7 +202,7 @@ class Coordinator:
         evidence = Evidence(
             game=self.game,
             leader=self.leader,
-            commitment=attached.detach(),
+            commitment=commitment._replace(policy=attached.policy.detach()),
             follower=restrict(response, self.config.access),
             trajectories=seen,
             memory=self.memory,
@@ -219,8 +219,8 @@ class Coordinator:
         values = evidence.critics.leader_state_value.abs().amax(-1)
         floor = VANISHED * (norm(direct) + norm(indirect)) + ROUNDING * values
         visits = evidence.critics.visitation if attached.design is None else torch.ones(1)
-        if len(self.leader.position(observed)[0]) < visits.shape[-1]:  # a table, met one-hot
-            visits = (visits.unsqueeze(-1) * observed).sum(-2)
+        if not self.game.tabular and len(self.leader.position(observed)[0]) < visits.shape[-1]:
+            visits = (visits.unsqueeze(-1) * observed).sum(-2)  # of a table's rows, met one-hot
         self._advance(self.region, gradient, lambda: self.leader.position(observed), visits, floor)
         self.steps["leader"] += seen.steps + probe.steps["leader"]
         self.steps["follower"] += steps_of(response) + probe.steps["follower"]

@@ -93,8 +93,7 @@ def _frozen(rule: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     if not isinstance(leader, nn.Module):
         return torch.no_grad()(rule)
     shared = {id(v): v for name, v in vars(leader).items() if not name.startswith("_")}
-    with torch.no_grad():
-        return torch.no_grad()(getattr(copy.deepcopy(leader, shared), rule.__name__))
+    return torch.no_grad()(getattr(copy.deepcopy(leader, shared), rule.__name__))
 
 
 def everywhere(game: Game) -> Tensor:
