@@ -114,7 +114,7 @@ class Coordinator:
         if resume and out is None:
             raise InputError("an output folder to resume", "none", "pass out")
         self.best_known = best_known
-        self._estimator = estimator(self.config.estimator)
+        self._estimator = estimator(self.config.estimator, game)
         self._advance = OPTIMISERS[self.config.optimiser]
         self._commitment()  # the leader fits the game, or this says why not
         if hasattr(follower, "sample"):  # it is its own response; others are looked at when made
@@ -366,9 +366,17 @@ def _met(points: Points) -> Tensor:
 
 
 def memory_of(game: Game, seeds: Sequence[int], estimate_temperature: bool = False) -> Memory:
-    """What the leaders of the seeds learn by: counts where the game has tables, else networks."""
+    """What the leaders of the seeds learn by: counts, regressions or networks, as the game is."""
     if game.tabular:
         return TabularMemory(game, len(seeds), estimate_temperature)
+    if game.linear:
+        from stackelberg.regression import LinearMemory
+
+        return LinearMemory(game, len(seeds), estimate_temperature)
+    if not game.finite:
+        from stackelberg.continuous import BoxMemory
+
+        return BoxMemory(game, seeds, estimate_temperature)
     from stackelberg.neural import ReplayMemory
 
     return ReplayMemory(game, seeds, estimate_temperature)

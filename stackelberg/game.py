@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from stackelberg.errors import InputError
+from stackelberg.linear import LinearModel
 from stackelberg.model import TabularModel, check_settings
 from stackelberg.vector import VectorGame, VectorSteps
 
@@ -54,6 +55,14 @@ class Step(NamedTuple):
     leader_reward: Tensor  # [n]
     follower_reward: Tensor  # [n]
     terminated: Tensor  # [n] bool: the game has ended by its rules (a time limit is not one)
+
+
+class Reenacted(NamedTuple):
+    """Recorded steps as functions of what the leader did, attached to it."""
+
+    observation: Tensor  # [n, d] of where they led
+    leader_reward: Tensor  # [n]
+    follower_reward: Tensor  # [n]
 
 
 class Game(ABC):
@@ -126,7 +135,8 @@ class Game(ABC):
         """One step of n copies.
 
         Args:
-            state: [n, ...]. leader_action: [n] or [n, d] (a design). follower_action: [n].
+            state: [n, ...]. leader_action: [n], or [n, k] in a Box, as designs are.
+            follower_action: [n], or [n, m] in a Box.
         """
 
     @abstractmethod
@@ -173,6 +183,82 @@ class Game(ABC):
             "a tabular game",
             f"'{self.name}', which has no tables",
             "give it as arrays (games.tabular.TabularGame) or use a method that needs no tables",
+        )
+
+    @property
+    def finite(self) -> bool:
+        """Do both players choose among finitely many actions at every step?"""
+        return all(isinstance(s, spaces.Discrete) for s in (self.leader_space, self.follower_space))
+
+    @property
+    def linear(self) -> bool:
+        """Is the game linear-quadratic, with its matrices to show?"""
+        return type(self).matrices is not Game.matrices
+
+    def matrices(self, design: Tensor | None = None) -> LinearModel:
+        """The game in matrices, for the designs [M, d] of M leaders if the leader moves once.
+
+        What is observed of the state is the state itself.
+
+        Raises:
+            InputError: if the game is not linear-quadratic.
+        """
+        raise InputError(
+            "a linear-quadratic game",
+            f"'{self.name}', which has no matrices",
+            "give it as matrices (games.linear.LinearGame), or use a method that needs none",
+        )
+
+    def reenact(
+        self,
+        observation: Tensor,
+        leader_action: Tensor,
+        follower_action: Tensor,
+        next_observation: Tensor,
+    ) -> Reenacted:
+        """Recorded steps with the same chance in them, as functions of the leader's action.
+
+        The values are those recorded, the gradient with respect to `leader_action` tells what
+        would have changed: the pathwise derivative. The leader is taken to know how its own action
+        enters the game.
+
+        Args:
+            observation, next_observation: of the state before and after, [n, d].
+            leader_action: [n, k], attached. follower_action: [n] or [n, m].
+
+        Raises:
+            InputError: if the game does not tell.
+        """
+        raise InputError(
+            "a game that tells how the leader's action moves rewards and transitions",
+            f"'{self.name}', which has no reenact()",
+            "write Game.reenact, or use an estimator of zeroth order (spsa, es)",
+        )
+
+    @property
+    def reenacts(self) -> bool:
+        """Does the game tell pathwise derivatives?"""
+        return type(self).reenact is not Game.reenact
+
+    def log_transition(
+        self,
+        observation: Tensor,
+        leader_action: Tensor,
+        follower_action: Tensor,
+        next_observation: Tensor,
+    ) -> Tensor:
+        """log P(s'|s,a,b) of recorded steps [n], attached to the leader's action.
+
+        The score form of what `reenact` tells, for transitions that have a density but no
+        derivative along a path. Arguments as there.
+
+        Raises:
+            InputError: if the game does not tell.
+        """
+        raise InputError(
+            "a game that tells the density of its transitions",
+            f"'{self.name}', which has no log_transition()",
+            "write Game.log_transition, or Game.reenact",
         )
 
     def require_tables(self) -> None:

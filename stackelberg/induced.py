@@ -51,6 +51,10 @@ def freeze(commitment: Commitment, leader: int = 0) -> FrozenLeader:
     if commitment.design is not None:
         design = commitment.design[leader].detach()
         return lambda observation, _: design.expand(len(observation), -1)
+    if commitment.box is not None:
+        return lambda observation, generator: commitment.act(
+            observation.expand(len(commitment.policy), -1, -1), generator
+        )[leader]
 
     @torch.no_grad()
     def draw(observation: Tensor, generator: torch.Generator) -> Tensor:

@@ -39,8 +39,8 @@ class Trajectories:
     """
 
     state: Tensor  # [M, N, T] index
-    leader_action: Tensor  # [M, N, T] index; 0 under a design
-    follower_action: Tensor  # [M, N, T] index
+    leader_action: Tensor  # [M, N, T] index, [M, N, T, k] in a Box; 0 under a design
+    follower_action: Tensor  # [M, N, T] index, [M, N, T, m] in a Box
     leader_reward: Tensor  # [M, N, T]
     follower_reward: Tensor  # [M, N, T]
     next_state: Tensor  # [M, N, T] index, the one arrived in, also at an ending
@@ -202,8 +202,8 @@ def _stepped(
         _check_actions(game, response, theirs, seen[1])
         moved = vector.step(ours.flatten(0, 1), theirs.flatten(0, 1))
         over = moved.terminated | moved.truncated
-        chosen = torch.zeros(ours.shape[:2], dtype=torch.long) if ours.dim() > 2 else ours
-        actions = chosen.flatten(), theirs.flatten(0, 1)
+        chosen = ours if commitment.design is None else torch.zeros(ours.shape[:2]).long()
+        actions = chosen.flatten(0, 1), theirs.flatten(0, 1)
         rows.append((*before, *_observed(vector), *actions, time, *moved))
         time = time + 1
         unended = unended & ~over
@@ -252,15 +252,18 @@ def _check_actions(game: Game, response: Response, actions: Tensor, seen: Tensor
     if fits and isinstance(space, spaces.Discrete):
         inside = actions.dim() == 2 and actions.dtype in (torch.int64, torch.int32)
         fits = inside and bool(((actions >= 0) & (actions < int(space.n))).all())
+    elif fits:
+        fits = actions.shape[2:] == space.shape and bool(torch.isfinite(actions).all())
     if not fits:
         what = type(actions).__name__
         if isinstance(actions, Tensor):
             what = f"a tensor of shape {list(actions.shape)} and {actions.dtype}"
             if actions.numel():
                 what += f", from {actions.min().item():g} to {actions.max().item():g}"
+        shape = [*seen.shape[:2], *(space.shape or ())]
         raise InputError(
-            f"a follower whose sample() gives a tensor of shape {list(seen.shape[:2])}, an integer "
-            f"action in {space} for each observation",
+            f"a follower whose sample() gives a tensor of shape {shape}, an action in {space} for "
+            "each observation",
             what,
             f"mend sample() of {type(response).__name__}",
         )

@@ -56,30 +56,73 @@ class DesignLeader(Leader, Protocol):
         ...
 
 
+@runtime_checkable
+class BoxLeader(Leader, Protocol):
+    """Moves at every step, in a Box of k dimensions."""
+
+    actions: int  # k
+
+    def act(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """Actions [M, n, k], attached: a = h_theta(s, noise), by reparametrisation.
+
+        Args:
+            observation: [n, d] or each leader's [M, n, d]. noise: N(0, 1), [M, n, k]; it does not
+                matter to a deterministic leader.
+        """
+        ...
+
+    def log_density(self, observation: Tensor, action: Tensor) -> Tensor:
+        """log f(a|s) [M, n] of actions [M, n, k], in the game's own units of action.
+
+        Raises:
+            InputError: by a deterministic leader, which has none.
+        """
+        ...
+
+
+@runtime_checkable
+class LinearLeader(BoxLeader, Protocol):
+    """a ~ N(gain (1, s), diag(std^2)): the kind for which linear-quadratic games have oracles."""
+
+    def gain(self) -> Tensor:
+        """[M, k, 1 + n], the constants first."""
+        ...
+
+    def std(self) -> Tensor:
+        """[M, k]."""
+        ...
+
+
 class Commitment(NamedTuple):
     """What M leaders have committed to; attached to their parameters.
 
     In a game without tables the policy is given at n points that were met in play (none before
-    it), and `rule` tells it anywhere.
+    it), and `rule` tells it anywhere; of leaders that move in a Box `box` tells how.
     """
 
-    policy: Tensor  # [M, S, A] f(a|s); all ones with A = 1 under a design
+    policy: Tensor  # [M, S, A] f(a|s); all ones with A = 1 under a design and in a Box
     design: Tensor | None = None  # [M, d], None for a leader that moves at every step
     rule: Callable[[Tensor], Tensor] | None = None  # log f(a|s) [M, n, A] of what is observed
     # there, [n, d] or [M, n, d]; None in a game with tables
+    box: BoxLeader | None = None  # the leaders themselves, where they move in a Box
 
     def detach(self) -> "Commitment":
         """The same numbers without a gradient, whatever becomes of the leaders."""
         design = None if self.design is None else self.design.detach()
         rule = None if self.rule is None else _frozen(self.rule)
-        return Commitment(self.policy.detach(), design, rule)
+        box = None if self.box is None else _copied(self.box)
+        return Commitment(self.policy.detach(), design, rule, box)
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator) -> Tensor:
-        """The leaders' actions [M, n] (designs [M, n, d]) on observations [M, n, d]."""
+        """The leaders' actions on observations [M, n, d]: [M, n], or [M, n, k] if not Discrete."""
         leaders, count = observation.shape[:2]
         if self.design is not None:
             return self.design[:, None].expand(-1, count, -1)
+        if self.box is not None:
+            shape = leaders, count, self.box.actions
+            noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+            return self.box.act(observation, noise)
         if self.rule is None:
             odds = observation.to(self.policy) @ self.policy  # rows of the table, by one-hot state
         else:
@@ -92,8 +135,13 @@ def _frozen(rule: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     leader = getattr(rule, "__self__", None)
     if not isinstance(leader, nn.Module):
         return torch.no_grad()(rule)
+    return torch.no_grad()(getattr(_copied(leader), rule.__name__))
+
+
+def _copied(leader: Any) -> Any:
+    """The leader as it is now, without gradients. Only its modules and tensors are copied."""
     shared = {id(v): v for name, v in vars(leader).items() if not name.startswith("_")}
-    return torch.no_grad()(getattr(copy.deepcopy(leader, shared), rule.__name__))
+    return copy.deepcopy(leader, shared).requires_grad_(False)
 
 
 def everywhere(game: Game) -> Tensor:
@@ -139,9 +187,9 @@ def commit(game: Game, leader: Leader, points: Tensor | None = None) -> Commitme
     Raises:
         InputError: if the leader is not of the kind, or not of the size, that the game asks for.
     """
+    count = 0 if points is None else points.shape[-2]
     if game.leader_moves == "once":
-        game.require_tables()
-        states = game.observation_space.shape[0]
+        states = game.observation_space.shape[0] if game.tabular else count
         if not isinstance(leader, DesignLeader):
             raise InputError(
                 f"a design leader for '{game.name}', where the leader moves once",
@@ -151,6 +199,10 @@ def commit(game: Game, leader: Leader, points: Tensor | None = None) -> Commitme
         design = _fitting(game, leader, leader.design, game.leader_space.shape)
         _check_inside(game, leader, design)
         return Commitment(torch.ones(leader.count, states, 1, dtype=torch.float64), design)
+    if isinstance(game.leader_space, spaces.Box):
+        _check_box_leader(game, leader)
+        policy = torch.ones(leader.count, count, 1, dtype=torch.float64)
+        return Commitment(policy, None, None, leader)  # type: ignore[arg-type]
     if not isinstance(leader, PolicyLeader):
         raise InputError(
             f"a policy leader for '{game.name}', where the leader moves at every step",
@@ -159,9 +211,9 @@ def commit(game: Game, leader: Leader, points: Tensor | None = None) -> Commitme
         )
     if not isinstance(game.leader_space, spaces.Discrete):
         raise InputError(
-            "a leader space Discrete where the leader moves at every step",
+            "a leader space Discrete or Box where the leader moves at every step",
             f"{game.leader_space!r}",
-            "let the leader choose among finitely many actions",
+            "flatten it to one of them",
         )
     rule = None
     if game.tabular:
@@ -173,6 +225,19 @@ def commit(game: Game, leader: Leader, points: Tensor | None = None) -> Commitme
     shape = points.shape[-2], int(game.leader_space.n)
     policy = _fitting(game, leader, lambda: leader.log_policy(points), shape).exp()
     return Commitment(policy, None, rule)
+
+
+def _check_box_leader(game: Game, leader: Leader) -> None:
+    """Raise InputError unless the leader acts in the game's Box."""
+    if not isinstance(leader, BoxLeader):
+        raise InputError(
+            f"a leader for '{game.name}', that moves in {game.leader_space}",
+            type(leader).__name__,
+            "use one with methods act() and log_density(), for example agents.MLPGaussian",
+        )
+    seen = torch.zeros(leader.count, 1, *game.observation_space.shape)
+    noise = torch.zeros(leader.count, 1, leader.actions, dtype=torch.float64)
+    _fitting(game, leader, lambda: leader.act(seen, noise), (1, *(game.leader_space.shape or ())))
 
 
 def _fitting(

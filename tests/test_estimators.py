@@ -446,7 +446,7 @@ def test_expected_trace_on_the_true_model_is_exact(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_estimators_return_two_surrogates_for_each_leader(name, kind):
     sample = evidence_of(kind)
-    estimate = estimators.estimator(name)
+    estimate = estimators.estimator(name, sample.evidence.game)
     assert estimate is estimators.ESTIMATORS[name]
     direct, indirect = estimate(sample.learned(), sample.commitment)
     assert direct.shape == indirect.shape == (2,)
@@ -457,7 +457,7 @@ def test_estimators_return_two_surrogates_for_each_leader(name, kind):
 
 def test_unknown_estimators_are_refused():
     with pytest.raises(InputError, match="expected-trace, gradient-critic, sampled-trace"):
-        estimators.estimator("exakt")
+        estimators.estimator("exakt", evidence_of("observing").game)
 
 
 # ---------------------------------------------------------------- expected against sampled trace

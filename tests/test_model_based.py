@@ -153,7 +153,7 @@ def test_leaders_side_by_side_search_each_alone(brief):
 
 
 def test_two_runs_share_nothing():
-    one, two = estimator("model-based"), estimator("model-based")
+    one, two = estimator("model-based", TOY), estimator("model-based", TOY)
     assert isinstance(one, ModelBased)
     assert one is not two
 

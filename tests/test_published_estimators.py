@@ -45,7 +45,7 @@ PROBING = ("hpgd-oracle", "spsa", "es")
 def parts_of(name: str, sample: Sample, **changes: Any) -> tuple[np.ndarray, np.ndarray]:
     """Gradients [M, coordinates] of the direct and of the indirect part."""
     evidence = with_evidence(sample, **changes)
-    parts = estimators.estimator(name)(evidence, sample.commitment)
+    parts = estimators.estimator(name, evidence.game)(evidence, sample.commitment)
     return tuple(sample.gradients(part) for part in parts)
 
 
@@ -598,7 +598,7 @@ def test_a_design_is_evaluated_once(name, monkeypatch):
     monkeypatch.setattr(
         sample.evidence.game, "model", lambda design: asked.append(design) or model(design)
     )
-    estimators.estimator(name)(sample.evidence, sample.commitment)
+    estimators.estimator(name, sample.evidence.game)(sample.evidence, sample.commitment)
     assert len(asked) == 1
 
 

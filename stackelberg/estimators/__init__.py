@@ -5,20 +5,24 @@ returns two surrogates [M], direct and indirect, whose gradients add up to the h
 that does not apply to the game, or needs a probe and has none, raises InputError.
 """
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 from stackelberg.config import EstimatorName
 from stackelberg.errors import InputError
 from stackelberg.estimators.bi_ac import bi_ac
+from stackelberg.estimators.box import BOX
 from stackelberg.estimators.evidence import Estimator, Evidence
 from stackelberg.estimators.expected import exact_oracle, expected_trace, naive
 from stackelberg.estimators.gae import gae
 from stackelberg.estimators.gradient_critic import gradient_critic
 from stackelberg.estimators.hpgd import hpgd_mc, hpgd_oracle, hpgd_sarsa, hpgd_td
+from stackelberg.estimators.linear import LINEAR
 from stackelberg.estimators.model_based import ModelBased
 from stackelberg.estimators.sampled import bc_hg, sampled_trace
 from stackelberg.estimators.sobirl import sobirl, sobirl_modified
 from stackelberg.estimators.zeroth_order import es, spsa
+from stackelberg.game import Game
 
 ESTIMATORS: dict[EstimatorName, Estimator] = {
     "expected-trace": expected_trace,
@@ -41,13 +45,18 @@ ESTIMATORS: dict[EstimatorName, Estimator] = {
 REMEMBERING: dict[EstimatorName, type[ModelBased]] = {"model-based": ModelBased}  # a new one a run
 
 
-def estimator(name: str) -> Estimator:
-    """The estimator of that name, for one run. Raises InputError if there is none."""
-    names = [*ESTIMATORS, *REMEMBERING]
-    if name not in names:
-        raise InputError(f"an estimator out of {', '.join(names)}", f"'{name}'", "use one")
-    known = cast(EstimatorName, name)
-    return REMEMBERING[known]() if known in REMEMBERING else ESTIMATORS[known]
+def estimator(name: str, game: Game) -> Estimator:
+    """The estimator of that name in that game, for one run. Raises InputError if there is none."""
+    if game.tabular or (game.finite and not game.linear):
+        known: dict[EstimatorName, Callable[..., Any]] = ESTIMATORS | REMEMBERING
+    else:
+        known = LINEAR if game.linear else BOX
+    if name not in known:
+        raise InputError(
+            f"an estimator out of {', '.join(known)} for '{game.name}'", f"'{name}'", "use one"
+        )
+    found = known[cast(EstimatorName, name)]
+    return found() if isinstance(found, type) else found
 
 
 __all__ = [
