@@ -274,3 +274,8 @@ class Game(ABC):
         """Draw one number per state [S]; grids draw themselves as grids."""
         axes.bar(range(len(values)), values)
         axes.set(title=title, xlabel="state")
+
+    def picture_moves(  # noqa: B027  most games draw none
+        self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
+    ) -> None:
+        """Draw over a picture of the state that was reached what both did to reach it."""
