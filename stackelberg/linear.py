@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from stackelberg.errors import InputError
+from stackelberg.model import spread
 
 SWEEPS = 2000  # of value iteration until a follower has its system in hand
 NEWTON = 30  # Newton steps on the Riccati equation after that
@@ -47,21 +48,22 @@ class LinearModel:
 
     so that constants and linear terms stand in the first row and column. Under a design, k = 0 and
     the matrices depend on it, attached. Costs are symmetric. Everything is in float64; what M
-    designs move has the leading dimension M, [M, ...], the rest may do without.
+    designs move, or M leaders have learned, has the leading dimension M, [M, ...], the rest may do
+    without.
     """
 
     transition: Tensor  # [.., n, K]
-    noise: Tensor  # [n, n], covariance
-    initial_mean: Tensor  # [n]
-    initial_covariance: Tensor  # [n, n]
+    noise: Tensor  # [.., n, n], covariance
+    initial_mean: Tensor  # [.., n]
+    initial_covariance: Tensor  # [.., n, n]
     leader_cost: Tensor  # [.., K, K]
     follower_cost: Tensor  # [.., K, K], positive definite in b
     bump: Tensor | None = None  # [.., r, K]
-    height: float = 1.0  # of the bump
+    height: float | Tensor = 1.0  # of the bump, one or [M]
     leader_actions: int = 0  # k
     leader_discount: float = 0.99
     follower_discount: float = 0.99
-    temperature: float = 0.1
+    temperature: float | Tensor = 0.1  # one or [M]
     follower_observes_action: bool = True
 
     @property
@@ -92,10 +94,15 @@ class LinearModel:
         return torch.cat([one, self.transition], -2)
 
     @property
+    def begin(self) -> Tensor:
+        """E y_0: [.., 1 + n]."""
+        return torch.nn.functional.pad(self.initial_mean, (1, 0), value=1.0)
+
+    @property
     def start(self) -> Tensor:
-        """E[y_0 y_0']: [1 + n, 1 + n]."""
-        mean = torch.cat([torch.ones_like(self.initial_mean[:1]), self.initial_mean])
-        return torch.outer(mean, mean) + _padded(self.initial_covariance)
+        """E[y_0 y_0']: [.., 1 + n, 1 + n]."""
+        mean = self.begin
+        return mean.unsqueeze(-1) * mean.unsqueeze(-2) + _padded(self.initial_covariance)
 
 
 class LinearPolicy(NamedTuple):
@@ -239,25 +246,26 @@ def soft_response(model: LinearModel, policy: LinearPolicy, state_value: Tensor)
     states, actions = model.states + 1, policy.gain.shape[1]
     eye = torch.eye(states, dtype=cost.dtype).expand(len(policy.gain), -1, -1)
     situation = torch.cat([eye, policy.gain], 1)  # [M, 1 + n + k, 1 + n]
-    spread = torch.diag_embed(policy.std.square())
+    scatter = torch.diag_embed(policy.std.square())
     seen = states + actions if model.follower_observes_action else states
     if not model.follower_observes_action:
         blind = _stacked(situation, model.follower_actions)
-        rest = (cost[:, states : states + actions, states : states + actions] * spread).sum((1, 2))
+        rest = (cost[:, states : states + actions, states : states + actions] * scatter).sum((1, 2))
         cost = blind.mT @ cost @ blind + _constant(rest, blind.shape[-1])
     across, own = cost[:, seen:, :seen], cost[:, seen:, seen:]
     solid, factor = _definite(own)
     gain = -torch.cholesky_solve(across, factor)
-    covariance = beta / 2 * torch.cholesky_inverse(factor)
+    covariance = spread(beta, 2) / 2 * torch.cholesky_inverse(factor)
     sharp = factor.diagonal(dim1=1, dim2=2).log().sum(-1)  # log det own / 2
-    freedom = beta / 2 * own.shape[-1] * math.log(math.pi * beta) - beta * sharp
+    single = torch.as_tensor(math.pi * beta, dtype=cost.dtype).log()
+    freedom = beta * (own.shape[-1] / 2 * single - sharp)
     value = cost[:, :seen, :seen] + across.mT @ gain - _constant(freedom, seen)
     if not model.follower_observes_action:
         state_value = value
         gain = torch.nn.functional.pad(gain, (0, actions))
         value = torch.nn.functional.pad(value, (0, actions, 0, actions))
     else:
-        rest = (value[:, states:, states:] * spread).sum((1, 2))
+        rest = (value[:, states:, states:] * scatter).sum((1, 2))
         state_value = situation.mT @ value @ situation + _constant(rest, states)
     return LinearBest(LinearAnswer(gain, covariance), value, state_value, solid)
 
@@ -386,9 +394,9 @@ def leader_return(
             total = total - (form * model.start).sum((-2, -1))
         else:
             everything = torch.eye(loop.system.shape[-1]).to(loop.system).expand_as(loop.system)
-            mean, spread, near = _moments(model, loop, everything, horizon)
+            mean, covariance, near = _moments(model, loop, everything, horizon)
             known = known & near.all(-1)
-            second = spread + mean.unsqueeze(2) * mean.unsqueeze(1)
+            second = covariance + mean.unsqueeze(2) * mean.unsqueeze(1)
             cost = loop.span.mT @ model.leader_cost @ loop.span
             at_once = (model.leader_cost * loop.scatter).sum((-2, -1)).unsqueeze(1)
             paid = torch.einsum("mij,mijt->mt", cost, second) + at_once
@@ -438,11 +446,10 @@ def _moments(
         head: [M, r, 1 + n].
     """
     reach, near = _powers(head, loop.system, horizon)
-    start = torch.cat([torch.ones_like(model.initial_mean[:1]), model.initial_mean])
     first = _around(reach, _padded(model.initial_covariance).expand_as(loop.arrival))
     added = _around(reach, loop.arrival)
     covariance = first + added.cumsum(-1) - added
-    mean = torch.einsum("p,mprt->mrt", start, reach)
+    mean = (model.begin.view(-1, reach.shape[1], 1, 1) * reach).sum(1)
     return mean, torch.where(near[:, None, None], covariance, 0.0), near
 
 
@@ -488,7 +495,7 @@ def _bumps(model: LinearModel, loop: Loop, horizon: int) -> Tensor:
         ratio = column / pivot.unsqueeze(1)
         mean = mean[:, 1:] - ratio * first.unsqueeze(1)
         width = width[:, 1:, 1:] - ratio.unsqueeze(2) * column.unsqueeze(1)
-    return torch.where(near, model.height * log_value.exp(), 0.0)
+    return torch.where(near, spread(model.height, 1) * log_value.exp(), 0.0)
 
 
 def _weights(discount: float, horizon: int) -> Tensor:
