@@ -517,13 +517,18 @@ def linear_policy(count: int, states: int, leader: Any = None) -> LinearPolicy:
     if leader is None:
         empty = torch.zeros(count, 0, 1 + states, dtype=torch.float64)
         return LinearPolicy(empty, empty[..., 0])
-    if not (hasattr(leader, "gain") and hasattr(leader, "std")):
+    if not is_linear(leader):
         raise InputError(
             "a linear-Gaussian leader, for which there are oracles",
             type(leader).__name__,
             "use agents.LinearGaussian, or a follower and an estimator that do not solve the game",
         )
     return LinearPolicy(leader.gain().double(), leader.std().double())
+
+
+def is_linear(leader: Any) -> bool:
+    """Is the leader a `LinearLeader`, as far as oracles go?"""
+    return hasattr(leader, "gain") and hasattr(leader, "std")
 
 
 def _padded(covariance: Tensor) -> Tensor:
