@@ -8,5 +8,5 @@ An entry point is a name, so a game is imported when it is made.
 
 import pettingzoo
 
-for _name in ("discrete_toy", "four_rooms", "matrix"):
+for _name in ("building", "discrete_toy", "duopoly", "four_rooms", "lqr", "matrix"):
     pettingzoo.register("parallel", f"stackelberg/{_name}_v0", f"games.{_name}:parallel_env")

@@ -106,7 +106,7 @@ def check_game(
                 game = from_parallel_env(make, leader, **settings)
             except (Exception, SystemExit) as error:
                 return [*findings, _failure("game", error)]
-        findings.append(_learnable(game))
+        findings.append(Finding("game", "ok", _described(game)))
         exactly = game.tabular
         note("influence", _exact_influence if exactly else _sampled_influence, game)
         note("temperature", _exact_scale if exactly else _sampled_scale, game)
@@ -115,14 +115,6 @@ def check_game(
             note("gradient", _gradient, game)
         note("speed", _speed, game)
     return findings
-
-
-def _learnable(game: Game) -> Finding:
-    """What the game is, and whether a leader can be trained in it."""
-    if game.tabular or isinstance(game.follower_space, spaces.Discrete):
-        return Finding("game", "ok", _described(game))
-    advice = "to train a leader, let the follower choose among finitely many actions"
-    return Finding("game", "warn", _described(game), advice)
 
 
 def _called(subject: Any) -> Any:
@@ -164,7 +156,8 @@ def _failure(name: str, error: BaseException) -> Finding:
 
 
 def _described(game: Game) -> str:
-    kind = "in arrays" if game.tabular else "stepped, without tables"
+    forms = {"in arrays": game.tabular, "in matrices": game.linear, "stepped, without tables": True}
+    kind = next(form for form, its in forms.items() if its)
     return (
         f"'{game.name}' {kind}: leader {game.leader_space}, follower {game.follower_space}, "
         f"temperature {game.temperature:g}, horizon {game.horizon}"
