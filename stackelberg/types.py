@@ -28,8 +28,9 @@ class Leader(Protocol):
     def position(self, observation: Tensor) -> Tensor:
         """Log-probabilities [M, n, K] whose KL tells how far the leader moves in a step.
 
-        A leader that moves at every step has one row for each of the n observations, [n, d] or
-        each leader's own [M, n, d].
+        A leader with a `geometry` (`stackelberg.trust_region.Geometry`) has its coordinates in
+        that instead. A leader that moves at every step has one row for each of the n observations,
+        [n, d] or each leader's own [M, n, d].
         """
         ...
 
