@@ -23,8 +23,9 @@ from stackelberg.game import Game
 class Response(Protocol):
     """How the followers of M leaders act; all that a follower must have to offer is `sample`.
 
-    It may also offer `log_prob` and `value`, of the same arguments but the generator, for leaders
-    that may see them, a best-response `gap` [M], and the environment `steps` that training took.
+    It may also offer `log_prob` (or `log_density` of an action, in a Box) and `value`, of the same
+    arguments but the generator, for leaders that may see them, a best-response `gap` [M], and the
+    environment `steps` that training took.
     """
 
     def sample(
@@ -126,6 +127,10 @@ class TrajectoriesAccess:
         """
         raise self._refusal("the follower's policy")
 
+    def log_density(self, observation: Tensor, leader_action: Tensor, action: Tensor) -> Tensor:
+        """log g(b|s,a) [M, n] of actions [M, n, e] in a Box; raises as `log_prob`."""
+        raise self._refusal("the follower's policy")
+
     def value(self, observation: Tensor, leader_action: Tensor) -> Tensor:
         """The soft value V_F(s,a): [M, n].
 
@@ -155,6 +160,9 @@ class PolicyAccess(TrajectoriesAccess):
     def log_prob(self, observation: Tensor, leader_action: Tensor) -> Tensor:
         return self._asked("log_prob", observation, leader_action)
 
+    def log_density(self, observation: Tensor, leader_action: Tensor, action: Tensor) -> Tensor:
+        return self._asked("log_density", observation, leader_action, action)
+
 
 class ValueAccess(PolicyAccess):
     """A follower whose values the leader knows, too."""
@@ -173,7 +181,12 @@ LEVELS: dict[Access, type[TrajectoriesAccess]] = {
 
 def check_shows(response: Any, access: Access) -> None:
     """Raise InputError unless a response has what a leader with that access may ask for."""
-    missing = [name for name in LEVELS[access].shows if not hasattr(response, name)]
+    has = {"log_prob": hasattr(response, "log_density")}  # which takes its place in a Box
+    missing = [
+        name
+        for name in LEVELS[access].shows
+        if not (hasattr(response, name) or has.get(name, False))
+    ]
     if "sample" in missing:
         raise InputError(
             "a follower whose best_respond() returns a response, with a method sample()",

@@ -181,7 +181,7 @@ def best_response(
         value = torch.zeros(shape, dtype=policy.gain.dtype) if start is None else start
         solved = torch.zeros(shape[0], dtype=torch.bool)
         for sweep in range(SWEEPS):
-            best = _greedy(still, moves, value)
+            best = soft_response(still, moves, value)
             if sweep % 8 == 0:
                 loop = close(still, moves, best.answer)
                 near = _near(value) & _near(loop.system) & best.solved
@@ -196,13 +196,13 @@ def best_response(
         for _ in range(NEWTON):
             before = value
             value = _evaluated(still, moves, _kept(best, solved).answer)
-            best = _greedy(still, moves, value)
+            best = soft_response(still, moves, value)
             solved = solved & best.solved
             change = (value - before).abs().amax((1, 2))
             if ((change <= EXACT * value.abs().amax((1, 2))) | ~solved).all():
                 break
         answer = _kept(best, solved).answer
-    return _kept(_greedy(model, policy, _evaluated(model, policy, answer)), solved)
+    return _kept(soft_response(model, policy, _evaluated(model, policy, answer)), solved)
 
 
 def _kept(best: LinearBest, solved: Tensor) -> LinearBest:
@@ -226,8 +226,15 @@ def action_value(model: LinearModel, state_value: Tensor) -> Tensor:
     return cost + discount * _constant(noise, cost.shape[-1])
 
 
-def _greedy(model: LinearModel, policy: LinearPolicy, state_value: Tensor) -> LinearBest:
-    """What is best against X, and its value: one sweep of soft value iteration."""
+def soft_response(model: LinearModel, policy: LinearPolicy, state_value: Tensor) -> LinearBest:
+    """What is best against X, and its value: one sweep of soft value iteration.
+
+    Args:
+        state_value: X [M, 1 + n, 1 + n].
+
+    Returns:
+        The answers; `solved` tells where the cost of b is positive definite, so that there is one.
+    """
     cost, beta = action_value(model, state_value), model.temperature
     states, actions = model.states + 1, policy.gain.shape[1]
     eye = torch.eye(states, dtype=cost.dtype).expand(len(policy.gain), -1, -1)
@@ -253,6 +260,26 @@ def _greedy(model: LinearModel, policy: LinearPolicy, state_value: Tensor) -> Li
         rest = (value[:, states:, states:] * spread).sum((1, 2))
         state_value = situation.mT @ value @ situation + _constant(rest, states)
     return LinearBest(LinearAnswer(gain, covariance), value, state_value, solid)
+
+
+def sweep(
+    model: LinearModel, policy: LinearPolicy, state_value: Tensor, sweeps: int, backups: int = 1
+) -> Tensor:
+    """X [M, 1 + n, 1 + n] after `sweeps` soft policy sweeps of `backups` backups each.
+
+    A sweep fixes the answer that is best against X and backs X up under it `backups` times; with
+    one backup this is soft value iteration.
+    """
+    for _ in range(sweeps):
+        best = soft_response(model, policy, state_value)
+        state_value = best.state_value  # the first backup under the fresh answer
+        loop, size = close(model, policy, best.answer), model.states + 1
+        bonus = model.temperature * _entropy(best.answer.covariance)
+        for _ in range(backups - 1):
+            cost = action_value(model, state_value)
+            at_once = (cost * loop.scatter).sum((-2, -1)) - bonus
+            state_value = loop.span.mT @ cost @ loop.span + _constant(at_once, size)
+    return state_value
 
 
 def _definite(matrices: Tensor) -> tuple[Tensor, Tensor]:
