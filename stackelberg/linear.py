@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from stackelberg.errors import InputError
+from stackelberg.model import spread
 
 SWEEPS = 2000  # of value iteration until a follower has its system in hand
 NEWTON = 30  # Newton steps on the Riccati equation after that
@@ -47,21 +48,22 @@ class LinearModel:
 
     so that constants and linear terms stand in the first row and column. Under a design, k = 0 and
     the matrices depend on it, attached. Costs are symmetric. Everything is in float64; what M
-    designs move has the leading dimension M, [M, ...], the rest may do without.
+    designs move, or M leaders have learned, has the leading dimension M, [M, ...], the rest may do
+    without.
     """
 
     transition: Tensor  # [.., n, K]
-    noise: Tensor  # [n, n], covariance
-    initial_mean: Tensor  # [n]
-    initial_covariance: Tensor  # [n, n]
+    noise: Tensor  # [.., n, n], covariance
+    initial_mean: Tensor  # [.., n]
+    initial_covariance: Tensor  # [.., n, n]
     leader_cost: Tensor  # [.., K, K]
     follower_cost: Tensor  # [.., K, K], positive definite in b
     bump: Tensor | None = None  # [.., r, K]
-    height: float = 1.0  # of the bump
+    height: float | Tensor = 1.0  # of the bump, one or [M]
     leader_actions: int = 0  # k
     leader_discount: float = 0.99
     follower_discount: float = 0.99
-    temperature: float = 0.1
+    temperature: float | Tensor = 0.1  # one or [M]
     follower_observes_action: bool = True
 
     @property
@@ -92,10 +94,15 @@ class LinearModel:
         return torch.cat([one, self.transition], -2)
 
     @property
+    def begin(self) -> Tensor:
+        """E y_0: [.., 1 + n]."""
+        return torch.nn.functional.pad(self.initial_mean, (1, 0), value=1.0)
+
+    @property
     def start(self) -> Tensor:
-        """E[y_0 y_0']: [1 + n, 1 + n]."""
-        mean = torch.cat([torch.ones_like(self.initial_mean[:1]), self.initial_mean])
-        return torch.outer(mean, mean) + _padded(self.initial_covariance)
+        """E[y_0 y_0']: [.., 1 + n, 1 + n]."""
+        mean = self.begin
+        return mean.unsqueeze(-1) * mean.unsqueeze(-2) + _padded(self.initial_covariance)
 
 
 class LinearPolicy(NamedTuple):
@@ -239,25 +246,28 @@ def soft_response(model: LinearModel, policy: LinearPolicy, state_value: Tensor)
     states, actions = model.states + 1, policy.gain.shape[1]
     eye = torch.eye(states, dtype=cost.dtype).expand(len(policy.gain), -1, -1)
     situation = torch.cat([eye, policy.gain], 1)  # [M, 1 + n + k, 1 + n]
-    spread = torch.diag_embed(policy.std.square())
+    variance = torch.diag_embed(policy.std.square())
     seen = states + actions if model.follower_observes_action else states
     if not model.follower_observes_action:
         blind = _stacked(situation, model.follower_actions)
-        rest = (cost[:, states : states + actions, states : states + actions] * spread).sum((1, 2))
+        rest = (cost[:, states : states + actions, states : states + actions] * variance).sum((1, 2))
         cost = blind.mT @ cost @ blind + _constant(rest, blind.shape[-1])
     across, own = cost[:, seen:, :seen], cost[:, seen:, seen:]
     solid, factor = _definite(own)
     gain = -torch.cholesky_solve(across, factor)
-    covariance = beta / 2 * torch.cholesky_inverse(factor)
+    covariance = spread(beta, 2) / 2 * torch.cholesky_inverse(factor)
     sharp = factor.diagonal(dim1=1, dim2=2).log().sum(-1)  # log det own / 2
-    freedom = beta / 2 * own.shape[-1] * math.log(math.pi * beta) - beta * sharp
+    freedom = (
+        beta / 2 * own.shape[-1] * torch.as_tensor(math.pi * beta, dtype=cost.dtype).log()
+        - beta * sharp
+    )
     value = cost[:, :seen, :seen] + across.mT @ gain - _constant(freedom, seen)
     if not model.follower_observes_action:
         state_value = value
         gain = torch.nn.functional.pad(gain, (0, actions))
         value = torch.nn.functional.pad(value, (0, actions, 0, actions))
     else:
-        rest = (value[:, states:, states:] * spread).sum((1, 2))
+        rest = (value[:, states:, states:] * variance).sum((1, 2))
         state_value = situation.mT @ value @ situation + _constant(rest, states)
     return LinearBest(LinearAnswer(gain, covariance), value, state_value, solid)
 
@@ -431,9 +441,8 @@ def _moments(model: LinearModel, loop: Loop, horizon: int) -> tuple[Tensor, Tens
     Where they are too far to be followed they are 0.
     """
     powers, near = _powers(loop.system, horizon)
-    start = torch.cat([torch.ones_like(model.initial_mean[:1]), model.initial_mean])
-    mean = powers @ start
-    first = powers @ _padded(model.initial_covariance) @ powers.mT
+    mean = (powers @ model.begin[..., None, :, None]).squeeze(-1)
+    first = powers @ _padded(model.initial_covariance)[..., None, :, :] @ powers.mT
     added = powers @ loop.arrival.unsqueeze(1) @ powers.mT
     added = added.cumsum(1) - added
     keep = near[..., None, None]
@@ -468,17 +477,17 @@ def _bumps(model: LinearModel, loop: Loop, horizon: int) -> Tensor:
     Of u = bump z ~ N(mean, cov): |1 + cov|^-1/2 exp(-mean' (1 + cov)^-1 mean / 2).
     """
     assert model.bump is not None
-    mean, spread, near = _moments(model, loop, horizon)
+    mean, covariance, near = _moments(model, loop, horizon)
     along = (model.bump @ loop.span).unsqueeze(-3)  # [M, 1, r, 1 + n]
     centre = (along @ mean.unsqueeze(-1)).squeeze(-1)
     own = (model.bump @ loop.scatter @ model.bump.mT).unsqueeze(1)
-    width = along @ spread @ along.mT + own
+    width = along @ covariance @ along.mT + own
     width = width + torch.eye(width.shape[-1], dtype=width.dtype)
     factor = torch.linalg.cholesky((width + width.mT) / 2)
     away = torch.linalg.solve_triangular(factor, centre.unsqueeze(-1), upper=False)
     log_size = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     value = (-away.square().sum((-2, -1)) / 2 - log_size).exp()
-    return torch.where(near, model.height * value, 0.0)
+    return torch.where(near, spread(model.height, 1) * value, 0.0)
 
 
 def _weights(discount: float, horizon: int) -> Tensor:

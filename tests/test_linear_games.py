@@ -41,7 +41,7 @@ def random_game(states=2, ours=2, theirs=1, seed=0, **options) -> LinearGame:
         "noise": 0.1 * positive(states, seed + 2),
         "initial_mean": normal(states, seed=seed + 3),
         "initial_covariance": positive(states, seed + 4),
-        "bump": 0.1 * positive(width, seed + 5),
+        "bump": 0.3 * normal(2, width, seed=seed + 5),
         "height": 1.5,
     }
     return LinearGame(
@@ -57,7 +57,11 @@ def random_design(states=2, theirs=2, knobs=3, seed=0, **options) -> LinearDesig
     """Everything that can depend on the design does."""
     width = 1 + states + theirs
     base, slope = normal(states, width, seed=seed), normal(knobs, states, width, seed=seed + 1)
-    costs = [positive(width, seed + 2), positive(width, seed + 3), 0.1 * positive(width, seed + 4)]
+    costs = [
+        positive(width, seed + 2),
+        positive(width, seed + 3),
+        0.3 * normal(2, width, seed=seed + 4),
+    ]
 
     def grown(cost):
         return lambda x: cost * (1 + x.square().sum(-1))[:, None, None]
@@ -121,7 +125,7 @@ def test_steps_are_those_of_the_matrices(states, ours, theirs, seed):
             else:
                 model, z = game.matrices(), torch.cat([torch.ones(1), s[i], a[i], b[i]])
             assert (model.states, model.follower_actions) == (states, theirs)
-            bump = model.height * torch.exp(-0.5 * z @ model.bump @ z)
+            bump = model.height * torch.exp(-(model.bump @ z).square().sum() / 2)
             torch.testing.assert_close(step.state[i], model.transition @ z)
             torch.testing.assert_close(step.follower_reward[i], -z @ model.follower_cost @ z)
             torch.testing.assert_close(step.leader_reward[i], bump - z @ model.leader_cost @ z)
@@ -434,7 +438,7 @@ ASKEW = np.eye(4) + np.eye(4, k=2)
         ({"leader_cost": ASKEW}, r"leader_cost: a symmetric matrix; got entries \[0, 2\]"),
         ({"follower_cost": np.diag([0, 1, 1, 0])}, r"follower_cost in b: a positive definite"),
         ({"follower_cost": np.diag([0, 1, 1, -1])}, r"got the eigenvalue -1; mend"),
-        ({"bump": np.diag([0, -1, 0, 0])}, r"bump: a positive semidefinite .* eigenvalue -1"),
+        ({"bump": np.eye(3)}, r"bump of shape \[3, 4\]; got shape \[3, 3\]"),
         ({"height": np.inf}, r"a finite height; got inf"),
         ({"noise": [[-1.0]]}, r"noise: a positive semidefinite matrix; got the eigenvalue -1"),
         ({"noise": [1.0]}, r"noise of shape \[1, 1\]; got shape \[1\]"),
