@@ -287,7 +287,7 @@ def _rewards(model: LinearModel, z: Tensor) -> tuple[Tensor, Tensor]:
     )
     if model.bump is not None:
         away = _times(z, model.bump.mT).square().sum(-1)
-        leader = leader + model.height * (-away / 2).exp()
+        leader = leader + model.height * (-0.5 * away).exp()
     return leader, follower
 
 
@@ -334,9 +334,8 @@ def _checked(
         )
     for name, part in parts.items():
         width = transition.shape[-1]
-        rows = {"transition": states, "bump": part.shape[-2] if part.dim() > 1 else 1}
-        form = rows.get(name, width), width
-        _check_form(name, part, form, name in moved)
+        rows = {"transition": states, "bump": part.shape[-2] if part.dim() > 1 else 0}
+        _check_form(name, part, (rows.get(name, width), width), name in moved)
         check_finite(name, part)
         if name not in rows:
             _check_symmetric(name, part)

@@ -221,7 +221,7 @@ def _kept(best: LinearBest, solved: Tensor) -> LinearBest:
 
 
 def _near(matrices: Tensor) -> Tensor:
-    """Are the matrices [M, p, p] numbers to go on with?"""
+    """Are the matrices [..., p, p] numbers to go on with?"""
     return (matrices.abs() < FAR).all(-1).all(-1)
 
 
@@ -246,28 +246,26 @@ def soft_response(model: LinearModel, policy: LinearPolicy, state_value: Tensor)
     states, actions = model.states + 1, policy.gain.shape[1]
     eye = torch.eye(states, dtype=cost.dtype).expand(len(policy.gain), -1, -1)
     situation = torch.cat([eye, policy.gain], 1)  # [M, 1 + n + k, 1 + n]
-    variance = torch.diag_embed(policy.std.square())
+    scatter = torch.diag_embed(policy.std.square())
     seen = states + actions if model.follower_observes_action else states
     if not model.follower_observes_action:
         blind = _stacked(situation, model.follower_actions)
-        rest = (cost[:, states : states + actions, states : states + actions] * variance).sum((1, 2))
+        rest = (cost[:, states : states + actions, states : states + actions] * scatter).sum((1, 2))
         cost = blind.mT @ cost @ blind + _constant(rest, blind.shape[-1])
     across, own = cost[:, seen:, :seen], cost[:, seen:, seen:]
     solid, factor = _definite(own)
     gain = -torch.cholesky_solve(across, factor)
     covariance = spread(beta, 2) / 2 * torch.cholesky_inverse(factor)
     sharp = factor.diagonal(dim1=1, dim2=2).log().sum(-1)  # log det own / 2
-    freedom = (
-        beta / 2 * own.shape[-1] * torch.as_tensor(math.pi * beta, dtype=cost.dtype).log()
-        - beta * sharp
-    )
+    single = torch.as_tensor(math.pi * beta, dtype=cost.dtype).log()
+    freedom = beta * (own.shape[-1] / 2 * single - sharp)
     value = cost[:, :seen, :seen] + across.mT @ gain - _constant(freedom, seen)
     if not model.follower_observes_action:
         state_value = value
         gain = torch.nn.functional.pad(gain, (0, actions))
         value = torch.nn.functional.pad(value, (0, actions, 0, actions))
     else:
-        rest = (value[:, states:, states:] * variance).sum((1, 2))
+        rest = (value[:, states:, states:] * scatter).sum((1, 2))
         state_value = situation.mT @ value @ situation + _constant(rest, states)
     return LinearBest(LinearAnswer(gain, covariance), value, state_value, solid)
 
@@ -395,12 +393,13 @@ def leader_return(
             form = _form(loop, model.leader_cost, gamma, 0.0)
             total = total - (form * model.start).sum((-2, -1))
         else:
-            mean, spread, near = _moments(model, loop, horizon)
+            everything = torch.eye(loop.system.shape[-1]).to(loop.system).expand_as(loop.system)
+            mean, covariance, near = _moments(model, loop, everything, horizon)
             known = known & near.all(-1)
-            second = spread + torch.einsum("mti,mtj->mtij", mean, mean)
-            cost = (loop.span.mT @ model.leader_cost @ loop.span).unsqueeze(1)
+            second = covariance + mean.unsqueeze(2) * mean.unsqueeze(1)
+            cost = loop.span.mT @ model.leader_cost @ loop.span
             at_once = (model.leader_cost * loop.scatter).sum((-2, -1)).unsqueeze(1)
-            paid = (cost * second).sum((-2, -1)) + at_once
+            paid = torch.einsum("mij,mijt->mt", cost, second) + at_once
             total = total - (paid * _weights(gamma, horizon)).sum(-1)
     if model.bump is not None:
         steps = horizon
@@ -427,67 +426,76 @@ def surrogates(
     direct = d J(theta, g) at the answer g that is given, indirect = dJ/dg dg*/dtheta, g* the best
     response. Together the exact hypergradient where model and answer are exact.
     """
-    best, given = best_response(model, policy), answer.detach()
-    moved = LinearAnswer(*(x + y - y.detach() for x, y in zip(given, best.answer, strict=True)))
+    best = best_response(model, policy)
+    given = LinearAnswer(*(part.detach().requires_grad_() for part in answer))
     direct = leader_return(model, policy, given)
-    indirect = leader_return(model.detach(), policy.detach(), moved)
-    return direct, torch.where(best.solved, indirect, -torch.inf)
+    slopes = torch.autograd.grad(direct.sum(), given, retain_graph=True)
+    moved = [(g * x).sum((-2, -1)) for g, x in zip(slopes, best.answer, strict=True)]
+    return direct, torch.where(best.solved, torch.stack(moved).sum(0), -torch.inf)
 
 
-def _moments(model: LinearModel, loop: Loop, horizon: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [M, T, 1 + n] and covariance [M, T, 1 + n, 1 + n] of y_t, and which are near [M, T].
+def _moments(
+    model: LinearModel, loop: Loop, head: Tensor, horizon: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [M, r, T] and covariance [M, r, r, T] of head y_t, and which are near [M, T].
 
-    From the powers of the system: mean_t = A^t y, cov_t = A^t C_0 A^t' + sum_{i<t} A^i W A^i'.
-    Where they are too far to be followed they are 0.
+    With L_t = head A^t: mean_t = L_t y, cov_t = L_t C_0 L_t' + sum_{i<t} L_i W L_i'. Where they are
+    too far to be followed they are 0.
+
+    Args:
+        head: [M, r, 1 + n].
     """
-    powers, near = _powers(loop.system, horizon)
-    mean = (powers @ model.begin[..., None, :, None]).squeeze(-1)
-    first = powers @ _padded(model.initial_covariance)[..., None, :, :] @ powers.mT
-    added = powers @ loop.arrival.unsqueeze(1) @ powers.mT
-    added = added.cumsum(1) - added
-    keep = near[..., None, None]
-    return torch.where(near[..., None], mean, 0.0), torch.where(keep, first + added, 0.0), near
+    reach, near = _powers(head, loop.system, horizon)
+    first = _around(reach, _padded(model.initial_covariance).expand_as(loop.arrival))
+    added = _around(reach, loop.arrival)
+    covariance = first + added.cumsum(-1) - added
+    mean = (model.begin.view(-1, reach.shape[1], 1, 1) * reach).sum(1)
+    return mean, torch.where(near[:, None, None], covariance, 0.0), near
 
 
-def _powers(system: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """system^t for t < count, [M, count, p, p], by doubling, and which of them are near [M, count].
+def _around(reach: Tensor, covariance: Tensor) -> Tensor:
+    """L C L' [M, r, r, T] of L' [M, p, r, T] and C [M, p, p]."""
+    half = (covariance @ reach.flatten(2)).view_as(reach)
+    return (half.unsqueeze(3) * reach.unsqueeze(2)).sum(1)
 
-    From the first that is not near on they are 0.
+
+def _powers(head: Tensor, system: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(head system^t)' for t < count, [M, p, r, count], and which of them are near [M, count].
+
+    By doubling. From the first that is not near on they are 0.
     """
-    eye = torch.eye(system.shape[-1], dtype=system.dtype)
-    powers = eye.expand(len(system), 1, -1, -1)
-    near = torch.ones(len(system), 1, dtype=torch.bool)
-    jump, jump_near = system, _near(system)
-    jump = torch.where(jump_near.view(-1, 1, 1), jump, 0.0)
-    while powers.shape[1] < count:
-        more = powers @ jump.unsqueeze(1)
-        fits = near & jump_near.unsqueeze(-1) & (more.abs() < FAR).all(-1).all(-1)
-        more = torch.where(fits[..., None, None], more, 0.0)
-        powers, near = torch.cat([powers, more], 1), torch.cat([near, fits], 1)
+    reach, jump = head.mT.unsqueeze(-1), system.mT
+    near = torch.ones(len(head), 1, dtype=torch.bool)
+    while near.shape[1] < count:
+        fits = _near(jump)
+        jump = torch.where(fits.view(-1, 1, 1), jump, 0.0)
+        more = (jump @ reach.flatten(2)).view_as(reach)
+        small = fits.unsqueeze(-1) & (more.abs() < FAR).all(2).all(1)
+        reach = torch.cat([reach, torch.where(small[:, None, None], more, 0.0)], -1)
+        near = torch.cat([near, small], 1)
         jump = jump @ jump
-        jump_near = jump_near & _near(jump)
-        jump = torch.where(jump_near.view(-1, 1, 1), jump, 0.0)
     near = near[:, :count].long().cumprod(1).bool()
-    return torch.where(near[..., None, None], powers[:, :count], 0.0), near
+    return torch.where(near[:, None, None], reach[..., :count], 0.0), near
 
 
 def _bumps(model: LinearModel, loop: Loop, horizon: int) -> Tensor:
     """height E exp(-|bump z_t|^2 / 2) for t < horizon, [M, T]; 0 where z_t is too far away.
 
-    Of u = bump z ~ N(mean, cov): |1 + cov|^-1/2 exp(-mean' (1 + cov)^-1 mean / 2).
+    Of u = bump z ~ N(mean, cov): |1 + cov|^-1/2 exp(-mean' (1 + cov)^-1 mean / 2), by Gaussian
+    elimination.
     """
     assert model.bump is not None
-    mean, covariance, near = _moments(model, loop, horizon)
-    along = (model.bump @ loop.span).unsqueeze(-3)  # [M, 1, r, 1 + n]
-    centre = (along @ mean.unsqueeze(-1)).squeeze(-1)
-    own = (model.bump @ loop.scatter @ model.bump.mT).unsqueeze(1)
-    width = along @ covariance @ along.mT + own
-    width = width + torch.eye(width.shape[-1], dtype=width.dtype)
-    factor = torch.linalg.cholesky((width + width.mT) / 2)
-    away = torch.linalg.solve_triangular(factor, centre.unsqueeze(-1), upper=False)
-    log_size = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    value = (-away.square().sum((-2, -1)) / 2 - log_size).exp()
-    return torch.where(near, spread(model.height, 1) * value, 0.0)
+    mean, width, near = _moments(model, loop, model.bump @ loop.span, horizon)
+    own = model.bump @ loop.scatter @ model.bump.mT
+    width = width + (own + torch.eye(own.shape[-1], dtype=own.dtype)).unsqueeze(-1)
+    log_value = torch.zeros_like(mean[:, 0])
+    while width.shape[1]:
+        pivot, column, first = width[:, 0, 0], width[:, 1:, 0], mean[:, 0]
+        log_value = log_value - (first.square() / pivot + pivot.log()) / 2
+        ratio = column / pivot.unsqueeze(1)
+        mean = mean[:, 1:] - ratio * first.unsqueeze(1)
+        width = width[:, 1:, 1:] - ratio.unsqueeze(2) * column.unsqueeze(1)
+    return torch.where(near, spread(model.height, 1) * log_value.exp(), 0.0)
 
 
 def _weights(discount: float, horizon: int) -> Tensor:

@@ -41,7 +41,7 @@ def random_game(states=2, ours=2, theirs=1, seed=0, **options) -> LinearGame:
         "noise": 0.1 * positive(states, seed + 2),
         "initial_mean": normal(states, seed=seed + 3),
         "initial_covariance": positive(states, seed + 4),
-        "bump": 0.3 * normal(2, width, seed=seed + 5),
+        "bump": 0.1 * positive(width, seed + 5),
         "height": 1.5,
     }
     return LinearGame(
@@ -57,11 +57,7 @@ def random_design(states=2, theirs=2, knobs=3, seed=0, **options) -> LinearDesig
     """Everything that can depend on the design does."""
     width = 1 + states + theirs
     base, slope = normal(states, width, seed=seed), normal(knobs, states, width, seed=seed + 1)
-    costs = [
-        positive(width, seed + 2),
-        positive(width, seed + 3),
-        0.3 * normal(2, width, seed=seed + 4),
-    ]
+    costs = [positive(width, seed + 2), positive(width, seed + 3), 0.1 * positive(width, seed + 4)]
 
     def grown(cost):
         return lambda x: cost * (1 + x.square().sum(-1))[:, None, None]
@@ -125,7 +121,7 @@ def test_steps_are_those_of_the_matrices(states, ours, theirs, seed):
             else:
                 model, z = game.matrices(), torch.cat([torch.ones(1), s[i], a[i], b[i]])
             assert (model.states, model.follower_actions) == (states, theirs)
-            bump = model.height * torch.exp(-(model.bump @ z).square().sum() / 2)
+            bump = model.height * torch.exp(-0.5 * (model.bump @ z) @ (model.bump @ z))
             torch.testing.assert_close(step.state[i], model.transition @ z)
             torch.testing.assert_close(step.follower_reward[i], -z @ model.follower_cost @ z)
             torch.testing.assert_close(step.leader_reward[i], bump - z @ model.leader_cost @ z)
