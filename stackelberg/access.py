@@ -18,6 +18,7 @@ from torch import Tensor
 from stackelberg.config import Access
 from stackelberg.errors import InputError, told
 from stackelberg.game import Game
+from stackelberg.linear import LinearAnswer
 
 
 class Response(Protocol):
@@ -131,6 +132,11 @@ class TrajectoriesAccess:
         """log g(b|s,a) [M, n] of follower actions [M, n, m] in a Box, as `log_prob`."""
         raise self._refusal("the follower's policy")
 
+    @property
+    def answer(self) -> LinearAnswer | None:
+        """The gains of a linear-Gaussian follower, where it shows them."""
+        return None
+
     def value(self, observation: Tensor, leader_action: Tensor) -> Tensor:
         """The soft value V_F(s,a): [M, n].
 
@@ -162,6 +168,10 @@ class PolicyAccess(TrajectoriesAccess):
 
     def log_density(self, observation: Tensor, leader_action: Tensor, action: Tensor) -> Tensor:
         return self._asked("log_density", observation, leader_action, action)
+
+    @property
+    def answer(self) -> LinearAnswer | None:
+        return getattr(self._response, "answer", None)
 
 
 class ValueAccess(PolicyAccess):

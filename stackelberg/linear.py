@@ -411,6 +411,26 @@ def leader_return(
     return torch.where(known, total, -torch.inf)
 
 
+def action_values(
+    model: LinearModel, policy: LinearPolicy, answer: LinearAnswer
+) -> tuple[Tensor, Tensor]:
+    """Q_L(s,a,b) = z' Q z and, but for what entropies add, q_F, [M, K, K] each.
+
+    0 where they diverge. Without the leader's bump, whose values are no quadratic forms.
+    """
+    loop, step = close(model, policy, answer), model.step
+    found = []
+    for cost, discount in (
+        (model.leader_cost, model.leader_discount),
+        (model.follower_cost, model.follower_discount),
+    ):
+        later = _form(loop, cost, discount, 0.0)
+        noise = (later[..., 1:, 1:] * model.noise).sum((-2, -1))
+        worth = cost + discount * (step.mT @ later @ step + _constant(noise, step.shape[-1]))
+        found.append(-worth)
+    return found[0], found[1]
+
+
 def objective(model: LinearModel, policy: LinearPolicy, **given: Any) -> Tensor:
     """The leader's objective against the exact best response, [M]; see `leader_return`.
 
