@@ -212,7 +212,7 @@ def _returns(
 def evaluate(
     leader: Any,
     game: Game | None = None,
-    followers: Sequence[Make] | None = None,
+    followers: Sequence[Make] | Mapping[str, Make] | None = None,
     *,
     seeds: Sequence[int] = range(5),
     temperatures: Sequence[float] | None = None,
@@ -232,8 +232,9 @@ def evaluate(
             table f(a|s) [S, A]; where the leader moves once, a design [d]. Or several of these by
             name, a mapping.
         game: may be left out with run directories.
-        followers: names as `stackelberg train --follower` takes them, or functions that make one;
-            what suits the game unless given, see `default_followers`.
+        followers: names as `stackelberg train --follower` takes them, or functions that make one,
+            or a mapping to these by other names; what suits the game unless given, see
+            `default_followers`.
         seeds: of the followers, one training each.
         temperatures: of the followers; the game's own unless given. At another one it is another
             game, with another optimum.
@@ -340,9 +341,12 @@ def _name(leader: Any) -> str:
     return getattr(leader, "__name__", "leader")
 
 
-def _kinds(followers: Sequence[Make]) -> list[Kind]:
-    given = [followers] if isinstance(followers, str) or callable(followers) else followers
-    kinds = [_kind(one) for one in given]
+def _kinds(followers: Sequence[Make] | Mapping[str, Make]) -> list[Kind]:
+    if isinstance(followers, Mapping):
+        kinds = [_kind(make)._replace(name=str(name)) for name, make in followers.items()]
+    else:
+        alone = isinstance(followers, str) or callable(followers)
+        kinds = [_kind(make) for make in ([followers] if alone else followers)]
     names = [kind.name for kind in kinds]
     if not names or len(set(names)) < len(names):
         got = ", ".join(names) or "none"
