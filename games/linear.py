@@ -114,7 +114,7 @@ class LinearGame(_Linear):
 
         s'  = transition z + w,  w ~ N(0, noise)
         r_F = -z' follower_cost z
-        r_L = -z' leader_cost z + height exp(-z' bump z / 2),
+        r_L = -z' leader_cost z + height exp(-|bump z|^2 / 2),
 
     so that s' = c + A s + C a + B b is `torch.cat([c, A, C, B], 1)`, and a cost s'Qs + a'Na + b'Rb
     is `scipy.linalg.block_diag(0, Q, N, R)`.
@@ -125,7 +125,7 @@ class LinearGame(_Linear):
         leader_actions: k.
         noise, initial_covariance: [n, n], positive semidefinite; 0 unless given.
         initial_mean: [n]; 0 unless given.
-        bump: [K, K], positive semidefinite; there is none unless given. height: of it.
+        bump: [r, K]; there is none unless given. height: of it.
         limit: the mean of s' is clipped to [-limit, limit], which oracles do not know; not unless
             given.
         leader_space, follower_space: Boxes of shapes (k,) and (m,); unbounded unless given.
@@ -286,7 +286,8 @@ def _rewards(model: LinearModel, z: Tensor) -> tuple[Tensor, Tensor]:
         -(_times(z, cost) * z).sum(-1) for cost in (model.leader_cost, model.follower_cost)
     )
     if model.bump is not None:
-        leader = leader + model.height * (-0.5 * (_times(z, model.bump) * z).sum(-1)).exp()
+        away = _times(z, model.bump.mT).square().sum(-1)
+        leader = leader + model.height * (-0.5 * away).exp()
     return leader, follower
 
 
@@ -333,15 +334,13 @@ def _checked(
         )
     for name, part in parts.items():
         width = transition.shape[-1]
-        form = (states if name == "transition" else width), width
-        _check_form(name, part, form, name in moved)
+        rows = {"transition": states, "bump": part.shape[-2] if part.dim() > 1 else 0}
+        _check_form(name, part, (rows.get(name, width), width), name in moved)
         check_finite(name, part)
-        if name != "transition":
+        if name not in rows:
             _check_symmetric(name, part)
     b = slice(1 + states + leader_actions, None)
     _check_positive("follower_cost in b", parts["follower_cost"][..., b, b], strictly=True)
-    if "bump" in parts:
-        _check_positive("bump", parts["bump"])
     if not math.isfinite(height):
         raise InputError("a finite height", f"{height}", "give the height of the bump")
     square = (states, states)

@@ -97,7 +97,7 @@ def game(
     away = np.eye(states, 1 + states + leader_actions + follower_actions, 1)  # e = away z
     away[:, 0] = -aim
     wide = None if width is None else _width(width, states)
-    bump = None if wide is None else (away.T / wide**2) @ away
+    bump = None if wide is None else away / wide[:, None]
     defaults = {
         "leader_discount": 0.99,
         "follower_discount": 0.95,
