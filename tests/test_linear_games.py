@@ -453,6 +453,7 @@ def test_check(name):
     found = {item.name: item for item in check_game(SHIPPED[name].game())}
     assert "fail" not in {item.status for item in found.values()}
     assert found["temperature"].status == "ok"
+    assert found["gradient"].status == "ok"
     assert f"'{name}' in matrices" in found["game"].found
 
 
