@@ -10,8 +10,9 @@ between a and a' have no noise of their own. All values are differentiable in a,
 
 A value is quadratic in (x,a,b) plus what a network says. The quadratic part is solved for by
 least-squares TD, all discounts at once; the network learns what is left, in rounds of targets that
-the round before it makes; of where a step led each round draws one node for it. A Gaussian behaviour is linear plus a network likewise, fitted by maximum
-likelihood where the Box is unbounded (`stackelberg.squash`).
+the round before it makes; of where a step led each round draws one node for it. A Gaussian
+behaviour is linear plus a network likewise, fitted by maximum likelihood where the Box is unbounded
+(`stackelberg.squash`).
 
 A follower that sees less of the state than the leader is cloned from what it sees, but its values
 are those of x. Where a leader commits to a design, values hold for the present design and are
@@ -48,7 +49,8 @@ class Settings:
     capacity: int = 50_000
     """Transitions of each leader that are kept."""
     working: int = 4096
-    """Transitions that one call fits values to, half of them from the newest if more are kept."""
+    """Transitions that one call fits values to, half of them from the newest if more are kept.
+    Under a design it is all of the newest play."""
     recent: tuple[int, int] = (1024, 8192)
     """Steps of own play that one call fits the behaviour to, at least and at most."""
     forget: float = 0.1
@@ -67,7 +69,7 @@ class Settings:
     """By how much the averaged parameters, whose values are used, follow at every step."""
     ridge: float = 1e-5
     """Of the quadratic part, relative to the features' mean square."""
-    depart: float = 1e-2
+    depart: float = 0.1
     """Price of a Gaussian behaviour's departure from linear, squared and in its own units."""
 
 
@@ -184,9 +186,10 @@ class BoxMemory:
         self.follower.measure(rows["follower_action"])
         recent = self.replay.recent(draws, SETTINGS.recent, SETTINGS.forget, self.calls)
         self._clone(recent, draws)
-        self._fit(commitment, follower, draws)
+        found = rows if self.commits else self.replay.working(draws, SETTINGS.working)
+        self._fit(commitment, follower, found, draws)
         self.calls += 1
-        return self._evaluated(commitment, follower, seen)
+        return self._evaluated(commitment, follower, seen, found)
 
     # ------------------------------------------------------------ the follower's behaviour
 
@@ -245,9 +248,11 @@ class BoxMemory:
     # ------------------------------------------------------------ values
 
     @torch.no_grad()
-    def _fit(self, commitment: Commitment, follower: TrajectoriesAccess, draws: Draws) -> None:
+    def _fit(
+        self, commitment: Commitment, follower: TrajectoriesAccess, found: Rows, draws: Draws
+    ) -> None:
         """In rounds: the quadratic part, targets, networks."""
-        game, found = self.game, self.replay.working(draws, SETTINGS.working)
+        game = self.game
         here, there = self.situation(found), self.situation(after(found))
         taken = (self._coded(found, who) for who in ("leader", "follower"))
         z = torch.cat([here.inputs.double(), *taken], -1)
@@ -409,7 +414,11 @@ class BoxMemory:
 
     @torch.no_grad()
     def _evaluated(
-        self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories
+        self,
+        commitment: Commitment,
+        follower: TrajectoriesAccess,
+        seen: Trajectories,
+        rows: Rows,
     ) -> "BoxCritics":
         game, taken = self.game, seen.state[0].numel()
         at = self.situation(self.replay.at(points_of(seen)))
@@ -421,9 +430,9 @@ class BoxMemory:
         weight[:, :taken] = game.leader_discount ** time.double()
         lasting[:, :taken] = max(discounts) ** time.double()
         features, share = self._features(at), 1 / seen.episodes.double().unsqueeze(-1)
-        worth = self._worth(at, found, chance, action, weight)
-        arrived = self._features(self.situation(after(self.replay.rows)))
-        arrived = arrived * ~self.replay.rows["terminated"].unsqueeze(-1)
+        worth = self._worth(at, rows, found, chance, action, weight)
+        arrived = self._features(self.situation(after(rows)))
+        arrived = arrived * ~rows["terminated"].unsqueeze(-1)
         drive = game.follower_discount * (worth.unsqueeze(-1) * arrived).sum(1)
         trace = lasting * expected_trace(features, seen, drive, discounts)
         return BoxCritics(
@@ -443,14 +452,19 @@ class BoxMemory:
         )
 
     def _worth(
-        self, at: Situation, found: Grid, chance: Tensor, action: Tensor, weight: Tensor
+        self,
+        at: Situation,
+        rows: Rows,
+        found: Grid,
+        chance: Tensor,
+        action: Tensor,
+        weight: Tensor,
     ) -> Tensor:
-        """u [M, W] of all transitions kept: sum_W u h is sum_k gamma_L^k E[ delta(s_k,a,b) h ].
+        """u [M, W] of the transitions `rows`: sum_W u h is sum_k gamma_L^k E[ delta(s_k,a,b) h ].
 
         For what transitions bring, h, that is quadratic in (x,a,b) in the mean, by ridge
         regression: a sum over nodes in place of the one b_k that was drawn.
         """
-        rows = self.replay.rows
         taken = (self._coded(rows, who) for who in ("leader", "follower"))
         here = quadratic(torch.cat([self.situation(rows).inputs.double(), *taken], -1))
         system = here.mT @ here
@@ -508,7 +522,7 @@ class BoxCritics:
     follower_state_value: Tensor  # [M, n] E_f V_F(s,.)
     visitation: Tensor  # [M, n] d
     trace: Tensor  # [M, n] c
-    worth: Tensor  # [M, W] of all transitions kept: what their b's were worth, see `_worth`
+    worth: Tensor  # [M, W] of transitions, under a design those met, see `BoxMemory._worth`
     drive: Tensor  # [M, K] gamma_F sum_W worth phi(s')
     features: Tensor  # [M, n, K] phi
     memory: BoxMemory
