@@ -256,7 +256,8 @@ def solve(
     temperature (or a bump ten times as wide); its best point is polished by trust-region steps, the
     best few by L-BFGS. Unless more than half of the restarts agree by then, two populations, apart
     from each other, recombine what the first climbs have found and climb again. Not a proof of
-    optimality unless the objective is unimodal: `reached_by` says how many searches ended at the same value.
+    optimality unless the objective is unimodal: `reached_by` says how many searches ended at the
+    same value.
 
     Args:
         game: tabular, or linear-quadratic.
