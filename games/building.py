@@ -12,6 +12,7 @@ from games.linear import LinearDesign
 from stackelberg.environment import Environment
 
 ZONES = 4  # in a ring
+PLACES = [(0, 1), (1, 1), (1, 0), (0, 0)]  # of the zones in a picture
 DRIFT = torch.tensor(
     [[1, 0.05, 0, 0.05], [0.03, 1, 0.04, 0], [0, 0.04, 1, 0.06], [0.05, 0, 0.03, 1]],
     dtype=torch.float64,
@@ -31,18 +32,30 @@ class Building(LinearDesign):
     """The design game, drawn as a ring of rooms."""
 
     def picture(self, axes: Any, values: np.ndarray, title: str) -> None:
-        """The temperature deviations of the zones, as neighbours in a ring."""
-        places = [(0, 1), (1, 1), (1, 0), (0, 0)]
+        """The temperature deviations of the zones, neighbours in the ring side by side."""
         grid = np.zeros((2, 2))
-        for (column, row), value in zip(places, values, strict=True):
+        for (column, row), value in zip(PLACES, values, strict=True):
             grid[row, column] = value
         image = axes.imshow(grid, cmap="coolwarm", vmin=-15, vmax=15, origin="lower")
         axes.figure.colorbar(image, ax=axes, shrink=0.8, label="deviation of temperature")
-        for i, ((column, row), value) in enumerate(zip(places, values, strict=True)):
-            axes.text(column, row, f"zone {i + 1}\n{value:+.2f}", ha="center", va="center")
+        for i, ((column, row), value) in enumerate(zip(PLACES, values, strict=True)):
+            axes.text(column, row, f"zone {i + 1}\n{value:+.2f}", ha="center", va="bottom")
         axes.axhline(0.5, color="black")
         axes.axvline(0.5, color="black")
         axes.set(title=title, xticks=[], yticks=[])
+
+    def picture_moves(
+        self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
+    ) -> None:
+        """Insulation in the zones and airflow between them, in percent; heating below."""
+        kept, flow = np.split(100 * np.asarray(leader_action), 2)
+        box = {"boxstyle": "round", "facecolor": "white"}
+        for i, here in enumerate(PLACES):
+            axes.text(*here, f"insulated {kept[i]:.0f} %", ha="center", va="top", size=8)
+            middle = np.mean([here, PLACES[(i + 1) % ZONES]], 0)
+            axes.text(*middle, f"{flow[i]:.0f} %", ha="center", va="center", size=8, bbox=box)
+        devices = ", ".join(f"{u:+.2f}" for u in follower_action)
+        axes.set_xlabel(f"heating {devices}")
 
 
 def transition(design: Tensor) -> Tensor:

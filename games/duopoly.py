@@ -17,14 +17,22 @@ class Duopoly(LinearGame):
     slope: float
 
     def picture(self, axes: Any, values: np.ndarray, title: str) -> None:
-        """What both firms sell at the leader's optimum, in today's demand."""
-        leader = self.margin + float(values[0])
-        slope = self.slope
-        bars = [leader / (2 * slope), leader / (4 * slope)]
-        axes.bar(["leader", "follower"], bars, color=["tab:blue", "tab:orange"])
-        axes.axhline(0, color="black", linewidth=0.8)
-        axes.set(title=title, ylabel="quantity at the equilibrium")
-        axes.text(0.98, 0.95, f"demand {values[0]:+.2f}", transform=axes.transAxes, ha="right")
+        """The demand: the price above cost by how much is sold."""
+        most = self.margin + float(values[0])
+        axes.plot((0, most / self.slope), (most, 0), color="black")
+        axes.axhline(0, color="0.6", linewidth=0.8)
+        axes.set(title=title, xlabel="quantity", ylabel="price above cost")
+
+    def picture_moves(
+        self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
+    ) -> None:
+        """What both sell, as bars as high as the price that it brings in today's demand."""
+        ours, theirs = float(leader_action[0]), float(follower_action[0])
+        price = self.margin + float(values[0]) - self.slope * (ours + theirs)
+        style: dict[str, Any] = {"align": "edge", "alpha": 0.6}
+        axes.bar(0, price, width=ours, color="tab:red", label="leader", **style)
+        axes.bar(ours, price, width=theirs, color="tab:blue", label="follower", **style)
+        axes.legend(loc="upper right")
 
 
 def game(

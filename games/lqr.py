@@ -32,6 +32,18 @@ class BilevelLQR(LinearGame):
         axes.set(title=title, xlabel="$s_1$", ylabel="$s_2$")
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
 
+    def picture_moves(
+        self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
+    ) -> None:
+        """The pushes of the leader, red, and of the follower, blue, to where they led."""
+        k, n = self._model.leader_actions, self._model.states
+        pushes = self._model.transition[:, 1 + n :].numpy()
+        here = np.pad(values, (0, 2))[:2]
+        moves = ((pushes[:, :k], leader_action, "red"), (pushes[:, k:], follower_action, "blue"))
+        for matrix, action, colour in moves:
+            push = np.pad(matrix @ action, (0, 2))[:2]
+            axes.plot(*zip(here - push, here, strict=True), color=f"tab:{colour}", zorder=1)
+
 
 def game(
     A: ArrayLike = ((0.0, 1.0), (0.0, 0.0)),

@@ -24,9 +24,9 @@ from stackelberg.linear import LinearAnswer
 class Response(Protocol):
     """How the followers of M leaders act; all that a follower must have to offer is `sample`.
 
-    It may also offer `log_prob` (or `log_density` of an action, in a Box) and `value`, of the same
-    arguments but the generator, for leaders that may see them, a best-response `gap` [M], and the
-    environment `steps` that training took.
+    It may also offer `log_prob` and `value`, of the same arguments but the generator, for leaders
+    that may see them (in a Box `log_density(observation, leader_action, action)` [M, n] in place of
+    `log_prob`), a best-response `gap` [M], and the environment `steps` that training took.
     """
 
     def sample(
@@ -129,7 +129,7 @@ class TrajectoriesAccess:
         raise self._refusal("the follower's policy")
 
     def log_density(self, observation: Tensor, leader_action: Tensor, action: Tensor) -> Tensor:
-        """log g(b|s,a) [M, n] of actions [M, n, e] in a Box; raises as `log_prob`."""
+        """log g(b|s,a) [M, n] of follower actions [M, n, m] in a Box, as `log_prob`."""
         raise self._refusal("the follower's policy")
 
     @property
@@ -191,11 +191,11 @@ LEVELS: dict[Access, type[TrajectoriesAccess]] = {
 
 def check_shows(response: Any, access: Access) -> None:
     """Raise InputError unless a response has what a leader with that access may ask for."""
-    has = {"log_prob": hasattr(response, "log_density")}  # which takes its place in a Box
+    stands_for = {"log_prob": "log_density"}  # in a Box
     missing = [
         name
         for name in LEVELS[access].shows
-        if not (hasattr(response, name) or has.get(name, False))
+        if not hasattr(response, name) and not hasattr(response, stands_for.get(name, name))
     ]
     if "sample" in missing:
         raise InputError(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 from pettingzoo.test import parallel_api_test
 from torch import Tensor
 
@@ -371,15 +372,17 @@ def _sampled_scale(game: Game) -> Finding:
         f"the follower's return over {len(returns)} first actions in {COPIES} episodes",
         spread.mean().item(),
         spread.max().item(),
+        WIDE if isinstance(game.follower_space, spaces.Discrete) else math.inf,
     )
 
 
-def _scale(what: str, mean: float, largest: float) -> Finding:
+def _scale(what: str, mean: float, largest: float, wide: float = WIDE) -> Finding:
+    """In a Box no spread is too wide: the best response moves smoothly however narrow it is."""
     said = f"{what} spread over {mean:.3g} temperatures on average, at most {largest:.3g}"
     if largest < NARROW:
         advice = "the follower is nearly uniform: lower the temperature or raise its rewards"
         return Finding("temperature", "warn", said, advice)
-    if mean > WIDE:
+    if mean > wide:
         advice = "the follower is nearly deterministic and gradients vanish: raise the temperature"
         return Finding("temperature", "warn", said, advice)
     return Finding("temperature", "ok", said)
@@ -521,8 +524,11 @@ def _random(space: spaces.Space, generator: torch.Generator) -> Tensor:
     """Random actions of all copies."""
     if isinstance(space, spaces.Discrete):
         return torch.randint(int(space.n), (COPIES,), generator=generator)
-    own = copy.deepcopy(space)
+    plain = type(space) is spaces.Box  # and no Budget, which a batch would forget
+    own = batch_space(space, COPIES) if plain else copy.deepcopy(space)
     own.seed(int(torch.randint(2**31, (), generator=generator)))
+    if plain:
+        return torch.from_numpy(own.sample())
     return torch.from_numpy(np.stack([own.sample() for _ in range(COPIES)]))
 
 

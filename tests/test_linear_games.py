@@ -17,6 +17,7 @@ from games import building, duopoly, lqr
 from games.linear import LinearDesign, LinearGame
 from stackelberg.check import check_game
 from stackelberg.errors import InputError
+from stackelberg.registry import make_game
 
 SHIPPED = {module.__name__.split(".")[-1]: module for module in (building, duopoly, lqr)}
 
@@ -371,6 +372,15 @@ def test_an_optimum_that_is_given_counts():
     assert duopoly.game(optimum=None).optimum is None
 
 
+def test_options_in_text():
+    """As the command line gives them."""
+    made = make_game("games.lqr:game", ["width=null", "leader_Q=[[1, 0], [0, 2]]", "noise=0.1"])
+    s, a, b = torch.tensor([[0.2, 1.0]]), torch.tensor([[1.0]]), torch.tensor([[0.0]])
+    assert made.step(s, a, b, seeded()).leader_reward.item() == pytest.approx(-1 - 2)
+    assert made.matrices().bump is None
+    assert make_game("games.building:game", ["temperature=0.3"]).temperature == 0.3
+
+
 # ---------------------------------------------------------------- as environments
 
 
@@ -411,7 +421,7 @@ def test_pictures(name):
 def test_check(name):
     found = {item.name: item for item in check_game(SHIPPED[name].game())}
     assert "fail" not in {item.status for item in found.values()}
-    assert found["game"].status == "ok"
+    assert found["temperature"].status == "ok"
     assert f"'{name}' in matrices" in found["game"].found
 
 

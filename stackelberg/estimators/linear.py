@@ -20,6 +20,7 @@ from stackelberg import linear
 from stackelberg.config import EstimatorName
 from stackelberg.errors import InputError
 from stackelberg.estimators.evidence import Estimator, Evidence
+from stackelberg.estimators.expected import exact_oracle
 from stackelberg.estimators.quadratic import (
     Forms,
     LinearSignals,
@@ -156,4 +157,5 @@ LINEAR: dict[EstimatorName, Estimator] = {
     "spsa": spsa,
     "es": es,
     "naive": naive,
+    "exact": exact_oracle,
 }
