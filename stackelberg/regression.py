@@ -15,6 +15,9 @@ from stackelberg.rollout import Trajectories
 from stackelberg.types import Commitment
 
 RESOLVED = 1e-6  # of a feature's size: along what varies less, observations in single precision err
+ROUNDING = 1e-9  # of it: what varies less is rounding error itself
+TINY = 1e-300
+WIDE = 10.0  # how many times the target the prior has it that a feature may make
 DOUBT = 10.0  # steps of play that outweigh what the follower is predicted to do
 CURVED = 1e-6  # of a bump's largest curvature: what curves less is rounding
 
@@ -49,20 +52,31 @@ class Regression:
         self.rows = self.rows + told.sum(-1)
 
     def solve(self) -> Fit:
-        """The weights of least norm, in units of each feature's size.
+        """Ridge regression, by as much as the residuals call for.
 
-        Features that hardly vary but together (1e-6 of their size) are not told apart; what they
-        say together is shared among them.
+            min |target - features w|^2 + lambda |size w|^2,   lambda = noise p / (100 |target|^2)
+
+        with the size of each feature over all rows and the variance that plain least squares
+        leaves: a normal prior, of weights that make every feature ten times the target. What
+        varies too little to be told from noise is shared among the features that go with it.
         """
         p = self.features
         across, own = self.factor[:, :p, :p], self.factor[:, :p, p:]
-        size = across.norm(dim=1).clamp(min=1e-300)
+        size = across.norm(dim=1).clamp(min=TINY)
         left, values, right = torch.linalg.svd(across / size.unsqueeze(1))
-        kept = values > RESOLVED * values[:, :1]
-        inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
-        weights = right.mT @ (inverse.unsqueeze(-1) * (left.mT @ own)) / size.unsqueeze(-1)
+        kept = values > ROUNDING * values[:, :1]
+        rank = kept.sum(-1)
+        along = left.mT @ own
+        rest = self.factor[:, p:, p:].square().sum(1)
+        rest = rest + torch.where(kept.unsqueeze(-1), 0.0, along.square()).sum(1)
+        noise = rest / (self.rows - rank).clamp(min=1).unsqueeze(-1)
+        whole = self.factor[:, :, p:].square().sum(1).clamp(min=TINY)
+        ridge = p * noise / (WIDE**2 * whole)  # [M, q]
+        values = torch.where(kept, values, 0.0).unsqueeze(-1)
+        shrunk = values / (values.square() + ridge.unsqueeze(1)).clamp(min=TINY)
+        weights = right.mT @ (shrunk * along) / size.unsqueeze(-1)
         missed = torch.cat([own - across @ weights, self.factor[:, p:, p:]], 1)
-        return Fit(weights, missed.mT @ missed, kept.sum(-1))
+        return Fit(weights, missed.mT @ missed, rank)
 
     def unexplained(self) -> Tensor:
         """The share of every target's variance that is left over, [M, q]; 1 if it has none.
@@ -90,18 +104,19 @@ class LinearMemory:
     """Regressions on all transitions that M leaders have seen, each its own.
 
     With z = (1, s, a, b), s' is regressed on z, and both rewards on the products of z. If the
-    leader's is a bump, it is its logarithm that is quadratic: the form that leaves less of the
-    variance unexplained is taken; a sum of the two is not found. Nothing is forgotten but what the
+    leader's is a bump, it is its logarithm that is quadratic: where it has never been paid less
+    than 0, the form that leaves less of the variance unexplained is taken; a sum of the two is not
+    found. Nothing is forgotten but what the
     follower did: it did so in answer to the leader of its time.
 
-    A leader knows how its own design enters the game. What was seen under other designs is corrected
-    by the known difference between them, so that it counts, too; a design's bump is its own
-    and known.
+    A leader knows how its own design enters the game. What was seen under other designs is
+    corrected by the known difference between them, so that it counts, too; a design's bump is its
+    own and known.
 
     Not identified: what depends on directions of z that play has not spread over, as the actions of
     a leader without noise apart from its state, or their squares where the noise is small (1e-3).
-    Least norm shares their part among the features that they go with; it predicts the play that was
-    seen, and what small changes make of it. Observations are in single precision.
+    Their part is shared among the features that they go with (`Regression.solve`), which predicts
+    the play that was seen. Observations are in single precision.
 
     Kept are triangular factors of (1 + K + n)^2 and of (K (K + 1) / 2 + 2)^2 numbers per leader.
 
@@ -125,6 +140,7 @@ class LinearMemory:
         self.transition = Regression(leaders, size, self.states)
         self.rewards = Regression(leaders, pairs, 2)  # the leader's, the follower's
         self.logarithm = Regression(leaders, pairs, 1)  # -2 log r_L
+        self.losses = torch.zeros(leaders, dtype=torch.float64)  # steps that paid less than 0
         self.starts = Regression(leaders, 1, self.states)
         watched = size - self.chosen if self.known.follower_observes_action else 1 + self.states
         self.behaviour = Regression(leaders, watched, self.chosen)  # of the last own play
@@ -145,6 +161,7 @@ class LinearMemory:
                 leader = leader - then.height * (-_times(then.bump, z).square().sum(-1) / 2).exp()
         else:
             paid = leader > 0
+            self.losses = self.losses + (leader < 0).sum(-1)
             logarithm = -2 * torch.where(paid, leader, 1.0).log()
             self.logarithm.add(products, logarithm.unsqueeze(-1), paid)
         self.transition.add(z, following)
@@ -180,9 +197,8 @@ class LinearMemory:
 
     def _bump(self, cost: Tensor) -> dict[str, Any]:
         """The leader's cost, bump and height: a bump where it explains more, else none."""
-        if not self.logarithm.rows.any():
-            return {"leader_cost": cost, "bump": None}
-        bumpy = self.logarithm.unexplained()[:, 0] < self.rewards.unexplained()[:, 0]
+        told = (self.losses == 0) & (self.logarithm.rows > self.logarithm.features)
+        bumpy = told & (self.logarithm.unexplained() < self.rewards.unexplained())[:, 0]
         if not bumpy.any():
             return {"leader_cost": cost, "bump": None}
         weights = self.logarithm.solve().weights
@@ -251,7 +267,7 @@ class LinearMemory:
         return one
 
     def state(self) -> dict[str, Tensor]:
-        state = {}
+        state = {"losses": self.losses}
         for name, part in self._regressions.items():
             state |= {f"{name}.factor": part.factor, f"{name}.rows": part.rows}
         if isinstance(self.temperature, Tensor):
@@ -259,6 +275,7 @@ class LinearMemory:
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
+        self.losses = state["losses"].clone()
         for name, part in self._regressions.items():
             part.factor, part.rows = state[f"{name}.factor"].clone(), state[f"{name}.rows"].clone()
         if self.estimates:

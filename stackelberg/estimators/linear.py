@@ -11,6 +11,8 @@
 values that are no quadratic forms: only `expected-trace` and `naive` know those.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ from stackelberg.estimators.quadratic import (
     model_forms,
 )
 from stackelberg.estimators.zeroth_order import es, spsa
-from stackelberg.regression import LinearMemory, forms_of
+from stackelberg.regression import LinearCritics, LinearMemory, forms_of
 from stackelberg.types import Commitment
 
 
@@ -39,7 +41,7 @@ def expected_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, 
 
     Exact when: the learned matrices are, and the follower best-responds. Source: this project.
     """
-    critics, memory = evidence.critics, evidence.memory
+    critics, memory = cast(LinearCritics, evidence.critics), evidence.memory
     assert isinstance(memory, LinearMemory)
     policy = linear.linear_policy(len(critics.answer.gain), memory.states, commitment.box)
     return linear.surrogates(memory.model(commitment), policy, critics.answer)

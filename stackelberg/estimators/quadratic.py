@@ -62,7 +62,7 @@ class LinearSignals:
     # ------------------------------------------------------------ the leader's own moves
 
     def by_entry(self, slope: Tensor) -> Tensor:
-        """Slopes with respect to the leader's actions [M, n, k] as those of its entries [M, n, q]."""
+        """Slopes in the leader's actions [M, n, k] as slopes in its entries [M, n, q]."""
         if self.seen.design is not None:
             return slope
         y = self.z[..., : self.states]
