@@ -446,9 +446,7 @@ def _results(
     pool = Parallel(n_jobs=min(jobs, max(1, len(which))), return_as="generator_unordered")
     try:
         yield from pool(delayed(_numbered)(i, trainings[i]) for i in which)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        if jobs == 1 or not isinstance(error, pickle.PicklingError):
-            raise
+    except pickle.PicklingError as error:
         raise InputError(
             "a game, leader and followers that other processes can be sent",
             told(error),
