@@ -43,6 +43,10 @@ class ExactFollower:
         self.sweeps, self.backups, self.restart = sweeps, backups, restart
         self._value: Tensor | None = None
 
+    def check(self, game: Game) -> None:
+        """Raise InputError unless it can play this game."""
+        game.require_tables()
+
     @torch.no_grad()
     def best_respond(
         self, game: Game, commitment: Commitment, seeds: Sequence[int]

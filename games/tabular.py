@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -38,6 +38,11 @@ class _Tabular(Game):
 
     def observe(self, state: Tensor) -> Tensor:
         return self._units[state]
+
+    def at_temperature(self, temperature: float) -> "_Tabular":
+        other = cast(_Tabular, super().at_temperature(temperature))
+        other._model = replace(self._model, temperature=other.temperature)
+        return other
 
     def initial(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.multinomial(self._model.initial, n, replacement=True, generator=generator)

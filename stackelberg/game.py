@@ -1,5 +1,6 @@
 """The contract of a leader-follower game, written once, batched, in torch."""
 
+import copy
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -260,6 +261,21 @@ class Game(ABC):
             f"'{self.name}', which has no log_transition()",
             "write Game.log_transition, or Game.reenact",
         )
+
+    def at_temperature(self, temperature: float) -> "Game":
+        """The game with a follower of another temperature; of its optimum nothing is known.
+
+        A game that keeps the temperature elsewhere, as in a model, changes it there as well.
+
+        Raises:
+            InputError: unless the temperature is finite and > 0.
+        """
+        names = "leader_discount", "follower_discount", "horizon", "follower_observes_action"
+        settings: dict[str, Any] = {name: getattr(self, name) for name in names}
+        check_settings(temperature=temperature, **settings)
+        other = copy.copy(self)
+        other.temperature, other.optimum = float(temperature), None
+        return other
 
     def require_tables(self) -> None:
         """Raise InputError unless the game has tables."""
