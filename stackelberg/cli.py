@@ -409,6 +409,28 @@ def _numbers(text: str) -> list[float]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Report:
+    """Write figures and one self-contained page of a run, or of several runs of one game."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR [DIR ...]")]
+    """Run directories; those that differ in their seeds alone are drawn as one."""
+    out: Path | None = None
+    """Folder for report.html and figures/; the first run's unless given."""
+    quiet: bool = False
+    """Nothing on stdout."""
+
+    def run(self) -> None:
+        from stackelberg.process import interruptible, single_thread
+        from stackelberg.report import report
+
+        interruptible()
+        with single_thread():
+            page = report(self.runs, self.out)
+        if not self.quiet:
+            print(f"written to {page} and {page.parent / 'figures'}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Check:
     """Examine a game or a PettingZoo environment: what is right, and what to mend."""
 
@@ -475,6 +497,7 @@ Command = (
     | Annotated[Solve, tyro.conf.subcommand("solve")]
     | Annotated[Study, tyro.conf.subcommand("study")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Check, tyro.conf.subcommand("check")]
 )
 
