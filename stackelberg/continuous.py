@@ -9,10 +9,11 @@ nodes of a quadrature, those over Discrete actions are exact: nothing is drawn, 
 between a and a' have no noise of their own. All values are differentiable in a, and in x.
 
 A value is quadratic in (x,a,b) plus what a network says. The quadratic part is solved for by
-least-squares TD, all discounts at once; the network learns what is left, in rounds of targets that
-the round before it makes; of where a step led each round draws one node for it. A Gaussian
-behaviour is linear plus a network likewise, fitted by maximum likelihood where the Box is unbounded
-(`stackelberg.squash`).
+least-squares TD, all discounts at once, then fitted in sweeps in which nothing is worth more or
+less than rewards as they were met can add up to, as old play may mislead the former. The network
+learns what is left, in rounds of targets that the round before it makes; of where a step led each
+round draws one node for it. A Gaussian behaviour is linear plus a network likewise, fitted by
+maximum likelihood where the Box is unbounded (`stackelberg.squash`).
 
 A follower that sees less of the state than the leader is cloned from what it sees, but its values
 are those of x. Where a leader commits to a design, values hold for the present design and are
@@ -57,6 +58,8 @@ class Settings:
     """How much less they count with every call since."""
     rounds: int = 8
     """Fitted evaluations in a call, each of targets made from the values of the one before."""
+    sweeps: int = 20
+    """Of the quadratic part in each round, with what follows held within what can be earned."""
     updates: int = 20
     """Steps of Adam on values in each round."""
     cloning: int = 100
@@ -276,10 +279,14 @@ class BoxMemory:
         for k in range(odds.shape[-1]):  # node by node: all at once are many numbers
             following = following + odds[..., k, None] * quadratic(arrival[:, :, k])
         weighed = (features * weight.unsqueeze(-1)).mT
-        system = weighed @ (features - lever.unsqueeze(-1) * following)
         size = SETTINGS.ridge * features.square().mean((1, 2))
-        system.diagonal(dim1=-2, dim2=-1).add_(size.unsqueeze(-1))
-        factors = torch.linalg.lu_factor(system)
+        ridge = size[:, None, None] * torch.eye(features.shape[-1], dtype=torch.float64)
+        system = weighed @ (features - lever.unsqueeze(-1) * following)
+        factors = torch.linalg.lu_factor(system + ridge)
+        fit = torch.linalg.lu_factor(weighed @ features + ridge)
+        least, most = (x.unsqueeze(-1) for x in reward.aminmax(dim=-1))
+        time = 1 / (1 - discounts.view(2, 1, 1))  # within these bounds lie all returns
+        least, most = time * least.clamp(max=0), time * most.clamp(min=0)
 
         inputs, later, likely = z.float().repeat(2, 1, 1), arrival.float(), odds.cumsum(-1)
         for done in range(SETTINGS.rounds):
@@ -289,11 +296,13 @@ class BoxMemory:
             node = torch.searchsorted(likely, drawn).clamp(max=likely.shape[-1] - 1)
             there_z = later.take_along_dim(node.unsqueeze(-1), 2).squeeze(2)
             ahead = reward + lever * self._bends(there_z.repeat(2, 1, 1))
-            self.weights = torch.linalg.lu_solve(
-                *factors, weighed @ (ahead - bends).unsqueeze(-1)
-            ).squeeze(-1)
-            smooth = self.weights.unsqueeze(-1)
-            ahead = ahead + lever * (following @ smooth).squeeze(-1)
+            smooth = torch.linalg.lu_solve(*factors, weighed @ (ahead - bends).unsqueeze(-1))
+            for _ in range(SETTINGS.sweeps):
+                later_on = (following @ smooth).squeeze(-1).clamp(least, most)
+                aim = (ahead - bends + lever * later_on).unsqueeze(-1)
+                smooth = torch.linalg.lu_solve(*fit, weighed @ aim)
+            self.weights = smooth.squeeze(-1)
+            ahead = ahead + lever * (following @ smooth).squeeze(-1).clamp(least, most)
             target = ahead - (features @ smooth).squeeze(-1)
             spread = (weight * target**2).sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
             self.values.rescale((self.scale / spread).flatten())

@@ -121,6 +121,36 @@ def test_hypergradients_are_the_exact_ones(kind):
     assert (expected[1].norm(dim=1) > 0.25 * size).all()
 
 
+def test_followers_that_look_ahead_less_are_moved_less():
+    game, leader = Pull(follower_discount=0.5), linear()
+    exact, given = truth(game, leader)[1], evidence(game, leader)
+    for name in ("expected-trace", "gradient-critic"):
+        ratio = gradient(BOX[name](*given)[1], leader).norm(dim=1) / exact.norm(dim=1)
+        assert ((ratio > 0.7) & (ratio < 1.4)).all()
+
+
+def test_the_forward_form_is_that_of_an_explicit_vector_critic():
+    """H = phi' W by least-squares TD on d V_F / d gains, and drive' W / beta."""
+    game, leader = Pull(), linear()
+    found, attached = evidence(game, leader, streams=4)
+    critics, taken = found.critics, 4 * STEPS
+    action, chance = critics.memory.moves(found.commitment, critics.here)
+    action.requires_grad_()
+    value = critics.grid(action).value[1]
+    (slope,) = torch.autograd.grad((chance * value).sum(), action)
+    observed = found.trajectories.points.leader[:, :taken]
+    row = torch.cat([torch.ones_like(observed), observed], -1).double()
+    signal = slope.sum((2, 3)).unsqueeze(-1) * row  # [M, N T, 2]
+    here, there = critics.features[:, :taken], critics.features[:, taken:]
+    system = here.mT @ (here - game.follower_discount * there)
+    size = continuous.SETTINGS.ridge * here.square().mean((1, 2)) * taken
+    system = system + size[:, None, None] * torch.eye(here.shape[-1]).double()
+    weights = torch.linalg.solve(system, here.mT @ signal)
+    expected = (critics.drive.unsqueeze(1) @ weights).squeeze(1) / game.temperature
+    got = gradient(BOX["gradient-critic"](found, attached)[1], leader)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("access", ["policy", "value"])
 def test_access_shows_the_followers_own(access):
     game, leader = Pull(), linear()
@@ -146,11 +176,90 @@ def test_naive_is_the_direct_term_and_the_sampled_trace_has_the_same():
     assert (cosine(sampled, truth(game, leader)[1]) > 0.5).all()
 
 
+class Nudge(Game):
+    """The follower chooses a side b, paid a for the one and -a for the other, before it sees a.
+
+    So g(1) = sigmoid(2 E[a] / temperature). The leader is paid 2 b - a^2, and every other step is
+    the last.
+    """
+
+    name = "nudge"
+
+    def __init__(self) -> None:
+        super().__init__(
+            temperature=1.0,
+            horizon=20,
+            leader_discount=0.9,
+            follower_discount=0.0,
+            follower_observes_action=False,
+        )
+        self.leader_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.follower_space = spaces.Discrete(2)
+        self.observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def initial(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.zeros(n, 1)
+
+    def observe(self, state: Tensor) -> Tensor:
+        return state
+
+    def step(self, state, leader_action, follower_action, generator) -> Step:
+        action, side = leader_action.squeeze(-1), follower_action
+        over = torch.rand(len(state), generator=generator) < 0.5
+        return Step(state, 2 * side - action**2, (2 * side - 1) * action, over)
+
+    def objective(self, leader: LinearGaussian, side: Tensor) -> Tensor:
+        mean, std = leader.gains[:, 0, 0], leader.std()[:, 0].detach()
+        return (2 * side - mean**2 - std**2) / (1 - 0.5 * self.leader_discount)
+
+
+class NudgeFollower:
+    name = "known"
+    gap, steps = None, 0
+
+    def best_respond(self, game: Nudge, commitment: Commitment, seeds) -> "NudgeFollower":
+        self.odds = torch.sigmoid(2 * commitment.box.gain()[:, 0, 0]).detach()
+        return self
+
+    def sample(self, observation, leader_action, generator) -> Tensor:
+        drawn = torch.rand(observation.shape[:2], generator=generator)
+        return (drawn < self.odds.unsqueeze(-1)).long()
+
+
+def test_a_box_leader_of_a_choosing_follower_with_endings():
+    """Both parts, and the objective, of which half the steps are the last."""
+    game, leader = Nudge(), LinearGaussian(1, 1, SEEDS, 0.5, noise=0.3)
+    committed = commit(game, leader).detach()
+    follower = NudgeFollower().best_respond(game, committed, SEEDS)
+    rng = [np.random.default_rng([seed, 7]) for seed in SEEDS]
+    seen = play(game, committed, follower, streams=40, steps=STEPS, generators=rng)
+    memory = BoxMemory(game, SEEDS)
+    memory.update(seen)
+    given = Evidence(
+        game=game,
+        leader=leader,
+        commitment=committed,
+        follower=restrict(follower, "trajectories"),
+        trajectories=seen,
+        memory=memory,
+    )
+    odds = torch.sigmoid(2 * leader.gains[:, 0, 0])
+    fixed = gradient(game.objective(leader, odds.detach()), leader)
+    moved = gradient(game.objective(leader, odds), leader) - fixed
+    for name in ("expected-trace", "gradient-critic", "sampled-trace"):
+        found = BOX[name](given, commit(game, leader, seen.points.leader))
+        for part, exact in zip(found, (fixed, moved), strict=True):
+            apart = (gradient(part, leader) - exact)[:, 0].abs()
+            assert (apart < 0.2 * (fixed.norm(dim=1) + moved.norm(dim=1))).all()
+    expected = game.objective(leader, odds).detach()
+    torch.testing.assert_close(given.critics.objective, expected, rtol=0.0, atol=0.15)
+
+
 # ---------------------------------------------------------------- critics
 
 
 def test_values_are_the_known_ones():
-    game, leader = Pull(), linear()
+    game, leader = Pull(temperature=1.0), linear()
     found, _ = evidence(game, leader, streams=80)
     known = game.solution(*moments(leader))
     points = found.trajectories.points.leader[:, : 80 * STEPS].double()
