@@ -8,6 +8,7 @@ from hypothesis import assume, given, reject, settings
 from random_linear import LinearRecipe, linear_recipes, one, sigma_points, unrolled
 from torch import Tensor
 
+from games import lqr
 from stackelberg import linear
 from stackelberg.linear import LinearAnswer, LinearModel, LinearPolicy
 from stackelberg.types import LinearResponse
@@ -362,6 +363,17 @@ def test_a_bump_that_is_left_behind_is_finite(horizon):
     value = linear.objective(model, policy, horizon=horizon)
     (gradient,) = torch.autograd.grad(value.sum(), policy.gain)
     assert ((value > 0) & (value < 100)).all()
+    assert gradient.isfinite().all()
+
+
+def test_a_narrow_bump_that_is_left_behind_is_a_number():
+    """Growth by 1.03 a step in one direction: 1 + cov is singular but for rounding."""
+    model = lqr.game().matrices()
+    gain = torch.tensor([[[0.0, -10.29, -10.31]]], dtype=torch.float64, requires_grad=True)
+    policy = LinearPolicy(gain, torch.full((1, 1), 0.001, dtype=torch.float64))
+    value = linear.objective(model, policy)
+    (gradient,) = torch.autograd.grad(value.sum(), gain)
+    assert 0 <= value.item() < 100
     assert gradient.isfinite().all()
 
 
