@@ -62,21 +62,23 @@ class Run:
 
 def _shorten(monkeypatch, name, value):
     """A constant of the module, or a number of the class."""
-    owner = model_based.ModelBased if name in ("exploring", "searching") else model_based
+    owner = (
+        model_based.ModelBased if name in ("exploring", "searching", "climbing") else model_based
+    )
     monkeypatch.setattr(owner, name, value)
 
 
 @pytest.fixture
 def shorter(monkeypatch):
     """Half of the generations and of the steps."""
-    for name, value in {"exploring": 3, "searching": 3, "CLIMB": 20}.items():
+    for name, value in {"exploring": 3, "searching": 3, "climbing": 20}.items():
         _shorten(monkeypatch, name, value)
 
 
 @pytest.fixture
 def brief(monkeypatch):
     """Few generations of few scouts, in few steps."""
-    small = {"SCOUTS": 6, "exploring": 2, "searching": 2, "CLIMB": 8}
+    small = {"SCOUTS": 6, "exploring": 2, "searching": 2, "climbing": 8}
     for name, value in small.items():
         _shorten(monkeypatch, name, value)
     return small

@@ -23,14 +23,15 @@ class LinearModelBased(ModelBased):
 
     As `ModelBased`, but little exploring is called for: a few directions tell everything. In the
     first outer iteration the 32 scouts of a leader are scattered around it, in the six after it
-    they climb on the learned model, from scattered starts and a bump ten times as wide, then from
-    recombinations of the best scouts so far. The transitions may be the design's.
+    they climb on the learned model, from scattered starts, then from recombinations of the best
+    scouts so far; every other time from a bump ten times as wide. The transitions may be the
+    design's.
 
     Source: this project.
     """
 
-    exploring, searching = 1, 6
-    warmth: ClassVar[float] = search.WARM
+    exploring, searching, climbing = 1, 6, 150
+    warmth: ClassVar[tuple[float, ...]] = (search.WARM, 1.0)
 
     def _gradient(self, evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
         return expected_trace(evidence, commitment)
@@ -39,8 +40,7 @@ class LinearModelBased(ModelBased):
         """Scouts whose returns are foretold to be finite, the leader itself in place of others."""
         born = super()._propose(evidence, m)
         crew = search.replicate(evidence.leader, born)
-        with torch.no_grad():
-            worth = self._worth(evidence, m, commit(evidence.game, crew), [])
+        worth = self._worth(evidence, m, commit(evidence.game, crew), [])
         fits = torch.isfinite(worth)
         own = [p.detach()[m] for p in evidence.leader.parameters()]
         return [
@@ -62,6 +62,7 @@ class LinearModelBased(ModelBased):
     ) -> list[Tensor]:
         return [] if follower.answer is None else [part.detach() for part in follower.answer]
 
+    @torch.no_grad()
     def _worth(
         self, evidence: Evidence, m: int, commitment: Commitment, answers: list[Tensor]
     ) -> Tensor:

@@ -47,8 +47,8 @@ class ModelBased:
     and Littman (2008).
     """
 
-    exploring, searching = EXPLORING, SEARCHING
-    warmth: ClassVar[float] = 1.0  # in which climbs on the learned model begin
+    exploring, searching, climbing = EXPLORING, SEARCHING, CLIMB
+    warmth: ClassVar[tuple[float, ...]] = (1.0,)  # of climbs, generation after generation
 
     def __init__(self) -> None:
         self.generation = 0
@@ -115,7 +115,8 @@ class ModelBased:
             return born
         family, model = search.replicate(evidence.leader, born), self._model(evidence, m)
         best = search.Best(family)
-        for _ in search.climb(evidence.game, family, model, best, CLIMB, self.warmth):
+        warmth = self.warmth[self.generation % len(self.warmth)]
+        for _ in search.climb(evidence.game, family, model, best, self.climbing, warmth):
             pass
         return best.parameters
 
