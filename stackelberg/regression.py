@@ -340,7 +340,7 @@ def _form(matrices: Tensor, z: Tensor) -> Tensor:
 
 
 def _squares(forms: Tensor) -> tuple[Tensor, Tensor]:
-    """z'Q z as |bump z|^2 + rest, bump [M, K, K] and rest [M]; what curves downwards is left out.
+    """z'Q z as |bump z|^2 + rest, bump [M, r, K] and rest [M]; what curves downwards is left out.
 
     The first coordinate of z is 1.
     """
@@ -350,8 +350,8 @@ def _squares(forms: Tensor) -> tuple[Tensor, Tensor]:
     tilt = (vectors.mT @ forms[:, 1:, :1]).squeeze(-1)
     tilt = torch.where(kept, tilt / torch.where(kept, size, 1.0), 0.0)
     bump = torch.cat([tilt.unsqueeze(-1), size.unsqueeze(-1) * vectors.mT], -1)
-    bump = torch.nn.functional.pad(bump, (0, 0, 0, 1))
-    return bump, forms[:, 0, 0] - tilt.square().sum(-1)
+    rank = int(kept.sum(-1).max())  # eigenvalues rise
+    return bump[:, len(bump[0]) - rank :], forms[:, 0, 0] - tilt.square().sum(-1)
 
 
 def _of_streams(game: Game, designs: Tensor, steps: int) -> LinearModel:

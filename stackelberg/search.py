@@ -139,7 +139,7 @@ def replicate(leader: Leader, parameters: Sequence[Tensor]) -> Leader:
     return many
 
 
-def _everywhere(game: Game) -> Tensor:
+def landmarks(game: Game) -> Tensor:
     """Observations that tell all of a leader: every state, or of linear ones 0 and the units."""
     if not game.linear:
         return everywhere(game)
@@ -340,7 +340,7 @@ def _polish(game: Game, leader: Leader, best: Best, steps: int) -> Iterator[None
     """Trust-region steps along the exact hypergradient, whose radius settles to the optimum."""
     ascent = _Ascent(game, leader, true_model(game))
     region = TrustRegion(ascent.parameters, 1e-4, 0.3, leader.rows, geometry_of(leader))
-    observed = _everywhere(game)
+    observed = landmarks(game)
     for _ in range(steps):
         value, gradient = ascent()
         best.keep(value)

@@ -60,19 +60,27 @@ class Run:
         return np.atleast_1d(self.coordinator().run().summary["leader_return"]["exact"])
 
 
+def _shorten(monkeypatch, name, value):
+    """A constant of the module, or a number of the class."""
+    owner = (
+        model_based.ModelBased if name in ("exploring", "searching", "climbing") else model_based
+    )
+    monkeypatch.setattr(owner, name, value)
+
+
 @pytest.fixture
 def shorter(monkeypatch):
     """Half of the generations and of the steps."""
-    for name, value in {"EXPLORING": 3, "SEARCHING": 3, "CLIMB": 20}.items():
-        monkeypatch.setattr(model_based, name, value)
+    for name, value in {"exploring": 3, "searching": 3, "climbing": 20}.items():
+        _shorten(monkeypatch, name, value)
 
 
 @pytest.fixture
 def brief(monkeypatch):
     """Few generations of few scouts, in few steps."""
-    small = {"SCOUTS": 6, "EXPLORING": 2, "SEARCHING": 2, "CLIMB": 8}
+    small = {"SCOUTS": 6, "exploring": 2, "searching": 2, "climbing": 8}
     for name, value in small.items():
-        monkeypatch.setattr(model_based, name, value)
+        _shorten(monkeypatch, name, value)
     return small
 
 
@@ -117,7 +125,7 @@ def test_scouts_steps_are_counted(brief):
     result = Run(TOY, settings={"iterations": 6}).coordinator().run()
     scouting = brief["SCOUTS"] * TOY.horizon
     own = 2 * TOY.horizon
-    rounds = np.minimum(np.arange(1, 7), brief["EXPLORING"] + brief["SEARCHING"])
+    rounds = np.minimum(np.arange(1, 7), brief["exploring"] + brief["searching"])
     expected = np.arange(1, 7) * own + rounds * scouting
     assert [row["leader_steps"] for row in result.metrics] == expected.tolist()
 

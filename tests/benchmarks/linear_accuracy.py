@@ -79,7 +79,7 @@ def exact_gradient(label: str) -> np.ndarray:
     return sampled(game_of(label), 1, 1, 2, leader=leader_of(label, 1)).exact()
 
 
-def estimate(sample: Sample, name: str, critics: str) -> np.ndarray:
+def estimate(sample: Sample, name: str, critics: str, seed: int) -> np.ndarray:
     """[batches, coordinates] of one estimator."""
     evidence = sample.evidence(true=critics == "true")
     if name == "gradient-critic" and critics == "true":
@@ -96,7 +96,7 @@ def estimate(sample: Sample, name: str, critics: str) -> np.ndarray:
         streams=streams,
         length=length,
         generators=lambda draw: [
-            np.random.default_rng([m, streams, draw]) for m in range(sample.leader.count)
+            np.random.default_rng([seed, m, streams, draw]) for m in range(sample.leader.count)
         ],
     )
     probing = replace(evidence, probe=probe, noise=probe.generators(99))
@@ -117,7 +117,7 @@ def measured(
         leader = leader_of(label, count)
         sample = sampled(game_of(label), count, size // length, length, seed=first, leader=leader)
         for name, critics in wanted:
-            parts[name, critics].append(estimate(sample, name, critics))
+            parts[name, critics].append(estimate(sample, name, critics, first))
     rows, exact = [], exact_gradient(label)
     for (name, critics), found in parts.items():
         each = np.concatenate(found)
