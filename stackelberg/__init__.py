@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from stackelberg.coordinator import Coordinator, Result
     from stackelberg.environment import parallel_env
     from stackelberg.errors import InputError
+    from stackelberg.evaluation import evaluate
+    from stackelberg.evaluation_result import EvaluationResult
+    from stackelberg.frozen import SavedLeader, load_leader
     from stackelberg.game import Budget, Game
     from stackelberg.parallel import from_parallel_env
     from stackelberg.search import Solution, solve
@@ -18,14 +21,18 @@ _WHERE = {
     "BestKnown": "best_known",
     "Budget": "game",
     "Coordinator": "coordinator",
+    "EvaluationResult": "evaluation_result",
     "Finding": "check",
     "Game": "game",
     "InputError": "errors",
     "Result": "coordinator",
+    "SavedLeader": "frozen",
     "Solution": "search",
     "TrainConfig": "config",
     "check_game": "check",
+    "evaluate": "evaluation",
     "from_parallel_env": "parallel",
+    "load_leader": "frozen",
     "parallel_env": "environment",
     "solve": "search",
 }
@@ -34,14 +41,18 @@ __all__ = [
     "BestKnown",
     "Budget",
     "Coordinator",
+    "EvaluationResult",
     "Finding",
     "Game",
     "InputError",
     "Result",
+    "SavedLeader",
     "Solution",
     "TrainConfig",
     "check_game",
+    "evaluate",
     "from_parallel_env",
+    "load_leader",
     "parallel_env",
     "solve",
 ]

@@ -154,7 +154,7 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Solve:
-    """Find the leader's exact optimum in a tabular game, from many restarts in one batch."""
+    """Find the leader's exact optimum where a game shows tables or matrices, from many restarts."""
 
     game: GameReference
     """A shipped name (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
@@ -176,15 +176,17 @@ class Solve:
 
         from stackelberg import registry
         from stackelberg.best_known import BestKnown
+        from stackelberg.oracle import require_oracle
         from stackelberg.process import interruptible, single_thread
         from stackelberg.progress import counting_bar
+        from stackelberg.run_directory import to_json
         from stackelberg.search import solve
 
         for name, least in (("restarts", 1), ("steps", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} >= {least}", f"{getattr(self, name)}", "use the default")
         game = registry.make_game(self.game, self.game_option)
-        game.require_tables()
+        require_oracle(game)
         draws = np.random.SeedSequence(self.seed).generate_state(self.restarts)
         leader = registry.load("leaders", "spread")(game, draws.tolist())
         best_known = BestKnown()
@@ -211,9 +213,14 @@ class Solve:
             "horizon": None,
         }
         if self.json:
-            print(json.dumps(answer))
+            print(to_json(answer))
             return
-        what = "design" if game.leader_moves == "once" else "policy f(action | state)"
+        moves = (
+            "gains (constant, of the state) and standard deviation"
+            if game.linear
+            else "policy f(action | state)"
+        )
+        what = "design" if game.leader_moves == "once" else moves
         print(f"value {found.value:.8g} (discounted, unbounded horizon)")
         count = len(found.populations)
         few = "; few agree, so more --restarts may find better" if found.reached_by < 2 else ""
@@ -233,7 +240,7 @@ class Solve:
 def _listed(parameters: list[Any]) -> list[str]:
     """A policy's rows, or the entries of a design that are not next to nothing, by their index."""
     if isinstance(parameters[0], list):
-        return [" ".join(f"{p:.4f}" for p in row) for row in parameters]
+        return [" ".join(f"{p:.6g}" for p in row) for row in parameters]
     small = 1e-3 * max(map(abs, parameters))
     lines = [f"[{i}] {p:.6g}" for i, p in enumerate(parameters) if abs(p) > small or not small]
     rest = len(parameters) - len(lines)
@@ -332,6 +339,76 @@ class Study:
 
 
 @dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measure frozen leaders against freshly trained followers."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR [DIR ...]")]
+    """Run directories; the first one takes evaluation.json and evaluation.csv."""
+    followers: str | None = None
+    """Kinds of followers, A,B,...: as `train --follower` takes them; what suits the game unless
+    given."""
+    seeds: int = 5
+    """Trainings of every kind, from the seeds 0, 1, ..."""
+    temperatures: str | None = None
+    """At which followers best-respond, X,Y,...; the game's own unless given."""
+    episodes: int = 1000
+    """In which leader and follower meet after each training."""
+    cross_play: bool = False
+    """Let every follower meet the leaders of the other runs as well, and draw a heat map."""
+    jobs: int = 1
+    """Trainings at once, each in a process of its own."""
+    fresh: bool = False
+    """Train all followers anew, also those whose results the run keeps."""
+    json: bool = False
+    """Print one JSON object, what evaluation.json holds."""
+    quiet: bool = False
+    """No progress bar, no table."""
+
+    def run(self) -> None:
+        from stackelberg.best_known import BestKnown
+        from stackelberg.evaluation import evaluate
+        from stackelberg.evaluation_result import print_tables
+        from stackelberg.process import interruptible
+        from stackelberg.progress import counting_bar
+
+        if self.seeds < 1:
+            raise InputError("seeds >= 1", f"{self.seeds}", "give how many followers of each kind")
+        if not self.runs or len(set(self.runs)) < len(self.runs):
+            got = ", ".join(map(str, self.runs)) or "none"
+            raise InputError("run directories, each named once", got, "name what train has written")
+        first = self.runs[0]
+        interruptible()
+        with counting_bar("evaluate", counted=True, hidden=self.quiet or self.json) as show:
+            result = evaluate(
+                {str(path): path for path in self.runs},
+                None,
+                None if self.followers is None else self.followers.split(","),
+                seeds=range(self.seeds),
+                temperatures=None if self.temperatures is None else _numbers(self.temperatures),
+                episodes=self.episodes,
+                cross_play=self.cross_play,
+                jobs=self.jobs,
+                kept=first / "evaluations",
+                fresh=self.fresh,
+                best_known=BestKnown(),
+                report=show,
+            )
+        result.write(first)
+        if self.json:
+            print(result.to_json(), end="")
+        elif not self.quiet:
+            print_tables(result)
+            print(f"written to {first}/evaluation.json and evaluation.csv")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError("numbers X,Y,...", f"'{text}'", "write for example 0.01,0.1") from error
+
+
+@dataclasses.dataclass(frozen=True)
 class Check:
     """Examine a game or a PettingZoo environment: what is right, and what to mend."""
 
@@ -397,6 +474,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Solve, tyro.conf.subcommand("solve")]
     | Annotated[Study, tyro.conf.subcommand("study")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Check, tyro.conf.subcommand("check")]
 )
 
@@ -418,8 +496,8 @@ def main(arguments: list[str] | None = None) -> int:
             )
         )
     except KeyboardInterrupt as stop:
-        when = f" {stop}; --resume goes on" if stop.args else ""
-        print(f"stackelberg: interrupted{when}", file=sys.stderr)
+        parts = [*stop.args, "--resume goes on"][:2] if stop.args else []
+        print(f"stackelberg: interrupted {'; '.join(parts)}".rstrip(), file=sys.stderr)
         return 130
 
 

@@ -15,6 +15,11 @@ class InputError(ValueError):
 
     def __init__(self, expected: str, got: str, fix: str) -> None:
         super().__init__(f"expected {expected}; got {got}; {fix}")
+        self._parts = expected, got, fix
+
+    def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
+        """How it travels from one process to another."""
+        return InputError, self._parts
 
 
 def told(error: BaseException) -> str:

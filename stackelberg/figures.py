@@ -95,6 +95,33 @@ def draw_study(path: str | Path, findings: Mapping[str, Any]) -> None:
     save(panels[0].figure, path)
 
 
+def draw_cross_play(path: str | Path, matrices: Sequence[Mapping[str, Any]]) -> None:
+    """The leader's return of every pair, a heat map for each follower and temperature.
+
+    Args:
+        path: of the PNG or SVG file. matrices: as `EvaluationResult.cross_play` has them.
+    """
+    size = 2.4 + 0.9 * len(matrices[0]["leaders"])
+    panels = _panels(len(matrices), size + 0.8, size)
+    for axes, one in zip(panels, matrices, strict=True):
+        values = np.array(one["leader_discounted"])
+        image = axes.imshow(values, cmap="viridis")
+        middle = (values.min() + values.max()) / 2
+        for (row, column), value in np.ndenumerate(values):
+            colour = "black" if value > middle else "white"
+            axes.text(column, row, f"{value:.4g}", ha="center", va="center", color=colour)
+        places = range(len(one["leaders"]))
+        axes.set_xticks(places, one["leaders"], rotation=30, ha="right")
+        axes.set_yticks(places, one["leaders"])
+        axes.set(
+            title=f"{one['follower']}, temperature {one['temperature']:g}",
+            xlabel="played against",
+            ylabel="trained against",
+        )
+        axes.figure.colorbar(image, ax=axes, label="leader's discounted return")
+    save(panels[0].figure, path)
+
+
 def _draw_points(
     axes: Any, rows: Sequence[Mapping[str, Any]], name: str, colour: str, label: str
 ) -> None:

@@ -1,5 +1,6 @@
 """The contract of a leader-follower game, written once, batched, in torch."""
 
+import copy
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -261,6 +262,21 @@ class Game(ABC):
             "write Game.log_transition, or Game.reenact",
         )
 
+    def at_temperature(self, temperature: float) -> "Game":
+        """The game with a follower of another temperature; of its optimum nothing is known.
+
+        A game that keeps the temperature elsewhere, as in a model, changes it there as well.
+
+        Raises:
+            InputError: unless the temperature is finite and > 0.
+        """
+        names = "leader_discount", "follower_discount", "horizon", "follower_observes_action"
+        settings: dict[str, Any] = {name: getattr(self, name) for name in names}
+        check_settings(temperature=temperature, **settings)
+        other = copy.copy(self)
+        other.temperature, other.optimum = float(temperature), None
+        return other
+
     def require_tables(self) -> None:
         """Raise InputError unless the game has tables."""
         if not self.tabular:
@@ -274,3 +290,8 @@ class Game(ABC):
         """Draw one number per state [S]; grids draw themselves as grids."""
         axes.bar(range(len(values)), values)
         axes.set(title=title, xlabel="state")
+
+    def picture_moves(  # noqa: B027  most games draw none
+        self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
+    ) -> None:
+        """Draw over a picture of the state that was reached what both did to reach it."""

@@ -23,33 +23,36 @@ def identity(game: Game, leader: Leader, follower: Follower) -> dict[str, Any]:
     `make_env` closes over) are the same to it.
     """
     return {
-        "game_model": _of_game(game),
+        "game_model": game_identity(game),
         "leader_model": {"class": type(leader).__name__}
         | {name: list(tensor.shape) for name, tensor in leader.state_dict().items()},
-        "follower_settings": {"class": type(follower).__name__} | _settings(follower),
+        "follower_settings": {"class": type(follower).__name__} | settings_of(follower),
     }
 
 
 def game_key(game: Game) -> str:
     """What the leader's objective depends on, as a fingerprint: not the game's name or time limit.
 
-    The functions of a design are compared at three designs.
+    The functions of a design are compared at three designs, arrays and matrices by their numbers.
     """
     beside = ("horizon", "simulated_transition", "simulated_ending")
-    own = {name: value for name, value in _of_game(game).items() if name not in beside}
+    own = {name: value for name, value in game_identity(game).items() if name not in beside}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()
-def _of_game(game: Game) -> dict[str, Any]:
-    if not game.tabular:
-        return {"class": type(game).__name__} | _settings(game) | _spaces(game)
+def game_identity(game: Game) -> dict[str, Any]:
+    """The game in JSON, as `identity` has it."""
+    if not (game.tabular or game.linear):
+        return {"class": type(game).__name__} | settings_of(game) | _spaces(game)
     designs = _some_designs(game)
-    model = game.model(designs)
+    model = game.model(designs) if game.tabular else game.matrices(designs)
     values = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     values |= {"horizon": game.horizon, "designs": designs}
-    simulated = game.simulated_model(designs)
-    values |= {"simulated_transition": simulated.transition, "simulated_ending": simulated.ending}
+    if game.tabular:
+        simulated = game.simulated_model(designs)
+        values |= {"simulated_transition": simulated.transition}
+        values |= {"simulated_ending": simulated.ending}
     return {k: _fingerprint(v) if isinstance(v, Tensor) else v for k, v in values.items()}
 
 
@@ -75,14 +78,14 @@ def _spaces(game: Game) -> dict[str, str]:
     return {name: repr(getattr(game, name)) for name in names}
 
 
-def _settings(part: Any) -> dict[str, Any]:
+def settings_of(part: Any) -> dict[str, Any]:
     """The public attributes of plain types, and of dataclasses theirs in turn."""
     found: dict[str, Any] = {}
     for name, value in getattr(part, "__dict__", {}).items():
         if name.startswith("_"):
             continue
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            found[name] = _settings(value)
+            found[name] = settings_of(value)
         elif value is None or isinstance(value, (bool, int, float, str)):
             found[name] = value
     return found

@@ -27,11 +27,12 @@ import torch
 from torch import Tensor
 
 from stackelberg.errors import InputError
+from stackelberg.model import spread
 
 SWEEPS = 2000  # of value iteration until a follower has its system in hand
 NEWTON = 30  # Newton steps on the Riccati equation after that
 EXACT = 1e-13  # relative change of the value at which they end
-NEGLIGIBLE = 1e-12  # what is left of a discounted bump when the sum over time ends
+NEGLIGIBLE = 1e-12  # share of a discounted bump that is left when the sum over time ends
 FAR = 1e60  # beyond which powers of a diverging system are not followed
 
 
@@ -47,21 +48,22 @@ class LinearModel:
 
     so that constants and linear terms stand in the first row and column. Under a design, k = 0 and
     the matrices depend on it, attached. Costs are symmetric. Everything is in float64; what M
-    designs move has the leading dimension M, [M, ...], the rest may do without.
+    designs move, or M leaders have learned, has the leading dimension M, [M, ...], the rest may do
+    without.
     """
 
     transition: Tensor  # [.., n, K]
-    noise: Tensor  # [n, n], covariance
-    initial_mean: Tensor  # [n]
-    initial_covariance: Tensor  # [n, n]
+    noise: Tensor  # [.., n, n], covariance
+    initial_mean: Tensor  # [.., n]
+    initial_covariance: Tensor  # [.., n, n]
     leader_cost: Tensor  # [.., K, K]
     follower_cost: Tensor  # [.., K, K], positive definite in b
     bump: Tensor | None = None  # [.., r, K]
-    height: float = 1.0  # of the bump
+    height: float | Tensor = 1.0  # of the bump, one or [M]
     leader_actions: int = 0  # k
     leader_discount: float = 0.99
     follower_discount: float = 0.99
-    temperature: float = 0.1
+    temperature: float | Tensor = 0.1  # one or [M]
     follower_observes_action: bool = True
 
     @property
@@ -92,10 +94,15 @@ class LinearModel:
         return torch.cat([one, self.transition], -2)
 
     @property
+    def begin(self) -> Tensor:
+        """E y_0: [.., 1 + n]."""
+        return torch.nn.functional.pad(self.initial_mean, (1, 0), value=1.0)
+
+    @property
     def start(self) -> Tensor:
-        """E[y_0 y_0']: [1 + n, 1 + n]."""
-        mean = torch.cat([torch.ones_like(self.initial_mean[:1]), self.initial_mean])
-        return torch.outer(mean, mean) + _padded(self.initial_covariance)
+        """E[y_0 y_0']: [.., 1 + n, 1 + n]."""
+        mean = self.begin
+        return mean.unsqueeze(-1) * mean.unsqueeze(-2) + _padded(self.initial_covariance)
 
 
 class LinearPolicy(NamedTuple):
@@ -181,7 +188,7 @@ def best_response(
         value = torch.zeros(shape, dtype=policy.gain.dtype) if start is None else start
         solved = torch.zeros(shape[0], dtype=torch.bool)
         for sweep in range(SWEEPS):
-            best = _greedy(still, moves, value)
+            best = soft_response(still, moves, value)
             if sweep % 8 == 0:
                 loop = close(still, moves, best.answer)
                 near = _near(value) & _near(loop.system) & best.solved
@@ -196,13 +203,13 @@ def best_response(
         for _ in range(NEWTON):
             before = value
             value = _evaluated(still, moves, _kept(best, solved).answer)
-            best = _greedy(still, moves, value)
+            best = soft_response(still, moves, value)
             solved = solved & best.solved
             change = (value - before).abs().amax((1, 2))
             if ((change <= EXACT * value.abs().amax((1, 2))) | ~solved).all():
                 break
         answer = _kept(best, solved).answer
-    return _kept(_greedy(model, policy, _evaluated(model, policy, answer)), solved)
+    return _kept(soft_response(model, policy, _evaluated(model, policy, answer)), solved)
 
 
 def _kept(best: LinearBest, solved: Tensor) -> LinearBest:
@@ -214,7 +221,7 @@ def _kept(best: LinearBest, solved: Tensor) -> LinearBest:
 
 
 def _near(matrices: Tensor) -> Tensor:
-    """Are the matrices [M, p, p] numbers to go on with?"""
+    """Are the matrices [..., p, p] numbers to go on with?"""
     return (matrices.abs() < FAR).all(-1).all(-1)
 
 
@@ -226,33 +233,61 @@ def action_value(model: LinearModel, state_value: Tensor) -> Tensor:
     return cost + discount * _constant(noise, cost.shape[-1])
 
 
-def _greedy(model: LinearModel, policy: LinearPolicy, state_value: Tensor) -> LinearBest:
-    """What is best against X, and its value: one sweep of soft value iteration."""
+def soft_response(model: LinearModel, policy: LinearPolicy, state_value: Tensor) -> LinearBest:
+    """What is best against X, and its value: one sweep of soft value iteration.
+
+    Args:
+        state_value: X [M, 1 + n, 1 + n].
+
+    Returns:
+        The answers; `solved` tells where the cost of b is positive definite, so that there is one.
+    """
     cost, beta = action_value(model, state_value), model.temperature
     states, actions = model.states + 1, policy.gain.shape[1]
     eye = torch.eye(states, dtype=cost.dtype).expand(len(policy.gain), -1, -1)
     situation = torch.cat([eye, policy.gain], 1)  # [M, 1 + n + k, 1 + n]
-    spread = torch.diag_embed(policy.std.square())
+    scatter = torch.diag_embed(policy.std.square())
     seen = states + actions if model.follower_observes_action else states
     if not model.follower_observes_action:
         blind = _stacked(situation, model.follower_actions)
-        rest = (cost[:, states : states + actions, states : states + actions] * spread).sum((1, 2))
+        rest = (cost[:, states : states + actions, states : states + actions] * scatter).sum((1, 2))
         cost = blind.mT @ cost @ blind + _constant(rest, blind.shape[-1])
     across, own = cost[:, seen:, :seen], cost[:, seen:, seen:]
     solid, factor = _definite(own)
     gain = -torch.cholesky_solve(across, factor)
-    covariance = beta / 2 * torch.cholesky_inverse(factor)
+    covariance = spread(beta, 2) / 2 * torch.cholesky_inverse(factor)
     sharp = factor.diagonal(dim1=1, dim2=2).log().sum(-1)  # log det own / 2
-    freedom = beta / 2 * own.shape[-1] * math.log(math.pi * beta) - beta * sharp
+    single = torch.as_tensor(math.pi * beta, dtype=cost.dtype).log()
+    freedom = beta * (own.shape[-1] / 2 * single - sharp)
     value = cost[:, :seen, :seen] + across.mT @ gain - _constant(freedom, seen)
     if not model.follower_observes_action:
         state_value = value
         gain = torch.nn.functional.pad(gain, (0, actions))
         value = torch.nn.functional.pad(value, (0, actions, 0, actions))
     else:
-        rest = (value[:, states:, states:] * spread).sum((1, 2))
+        rest = (value[:, states:, states:] * scatter).sum((1, 2))
         state_value = situation.mT @ value @ situation + _constant(rest, states)
     return LinearBest(LinearAnswer(gain, covariance), value, state_value, solid)
+
+
+def sweep(
+    model: LinearModel, policy: LinearPolicy, state_value: Tensor, sweeps: int, backups: int = 1
+) -> Tensor:
+    """X [M, 1 + n, 1 + n] after `sweeps` soft policy sweeps of `backups` backups each.
+
+    A sweep fixes the answer that is best against X and backs X up under it `backups` times; with
+    one backup this is soft value iteration.
+    """
+    for _ in range(sweeps):
+        best = soft_response(model, policy, state_value)
+        state_value = best.state_value  # the first backup under the fresh answer
+        loop, size = close(model, policy, best.answer), model.states + 1
+        bonus = model.temperature * _entropy(best.answer.covariance)
+        for _ in range(backups - 1):
+            cost = action_value(model, state_value)
+            at_once = (cost * loop.scatter).sum((-2, -1)) - bonus
+            state_value = loop.span.mT @ cost @ loop.span + _constant(at_once, size)
+    return state_value
 
 
 def _definite(matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -338,12 +373,14 @@ def leader_return(
     answer: LinearAnswer,
     horizon: int | None = None,
     discount: float | None = None,
+    negligible: float = NEGLIGIBLE,
 ) -> Tensor:
     """E sum_t gamma_L^t r_L against an answer, [M]; attached.
 
     Args:
         horizon: of the sum; unbounded unless given.
         discount: gamma_L, the model's own unless given.
+        negligible: share of a bump's discounted sum that may be left where it ends unbounded.
 
     Returns:
         -inf where the quadratic part diverges.
@@ -358,19 +395,40 @@ def leader_return(
             form = _form(loop, model.leader_cost, gamma, 0.0)
             total = total - (form * model.start).sum((-2, -1))
         else:
-            mean, spread, near = _moments(model, loop, horizon)
+            everything = torch.eye(loop.system.shape[-1]).to(loop.system).expand_as(loop.system)
+            mean, covariance, near = _moments(model, loop, everything, horizon)
             known = known & near.all(-1)
-            second = spread + torch.einsum("mti,mtj->mtij", mean, mean)
-            cost = (loop.span.mT @ model.leader_cost @ loop.span).unsqueeze(1)
+            second = covariance + mean.unsqueeze(2) * mean.unsqueeze(1)
+            cost = loop.span.mT @ model.leader_cost @ loop.span
             at_once = (model.leader_cost * loop.scatter).sum((-2, -1)).unsqueeze(1)
-            paid = (cost * second).sum((-2, -1)) + at_once
+            paid = torch.einsum("mij,mijt->mt", cost, second) + at_once
             total = total - (paid * _weights(gamma, horizon)).sum(-1)
     if model.bump is not None:
         steps = horizon
         if steps is None:
-            steps = 1 if gamma == 0 else math.ceil(math.log(NEGLIGIBLE) / math.log(gamma))
+            steps = 1 if gamma == 0 else math.ceil(math.log(negligible) / math.log(gamma))
         total = total + (_bumps(model, loop, steps) * _weights(gamma, steps)).sum(-1)
     return torch.where(known, total, -torch.inf)
+
+
+def action_values(
+    model: LinearModel, policy: LinearPolicy, answer: LinearAnswer
+) -> tuple[Tensor, Tensor]:
+    """Q_L(s,a,b) = z' Q z and, but for what entropies add, q_F, [M, K, K] each.
+
+    0 where they diverge. Without the leader's bump, whose values are no quadratic forms.
+    """
+    loop, step = close(model, policy, answer), model.step
+    found = []
+    for cost, discount in (
+        (model.leader_cost, model.leader_discount),
+        (model.follower_cost, model.follower_discount),
+    ):
+        later = _form(loop, cost, discount, 0.0)
+        noise = (later[..., 1:, 1:] * model.noise).sum((-2, -1))
+        worth = cost + discount * (step.mT @ later @ step + _constant(noise, step.shape[-1]))
+        found.append(-worth)
+    return found[0], found[1]
 
 
 def objective(model: LinearModel, policy: LinearPolicy, **given: Any) -> Tensor:
@@ -390,68 +448,77 @@ def surrogates(
     direct = d J(theta, g) at the answer g that is given, indirect = dJ/dg dg*/dtheta, g* the best
     response. Together the exact hypergradient where model and answer are exact.
     """
-    best, given = best_response(model, policy), answer.detach()
-    moved = LinearAnswer(*(x + y - y.detach() for x, y in zip(given, best.answer, strict=True)))
+    best = best_response(model, policy)
+    given = LinearAnswer(*(part.detach().requires_grad_() for part in answer))
     direct = leader_return(model, policy, given)
-    indirect = leader_return(model.detach(), policy.detach(), moved)
-    return direct, torch.where(best.solved, indirect, -torch.inf)
+    slopes = torch.autograd.grad(direct.sum(), given, retain_graph=True)
+    moved = [(g * x).sum((-2, -1)) for g, x in zip(slopes, best.answer, strict=True)]
+    return direct, torch.where(best.solved, torch.stack(moved).sum(0), -torch.inf)
 
 
-def _moments(model: LinearModel, loop: Loop, horizon: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [M, T, 1 + n] and covariance [M, T, 1 + n, 1 + n] of y_t, and which are near [M, T].
+def _moments(
+    model: LinearModel, loop: Loop, head: Tensor, horizon: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [M, r, T] and covariance [M, r, r, T] of head y_t, and which are near [M, T].
 
-    From the powers of the system: mean_t = A^t y, cov_t = A^t C_0 A^t' + sum_{i<t} A^i W A^i'.
-    Where they are too far to be followed they are 0.
+    With L_t = head A^t: mean_t = L_t y, cov_t = L_t C_0 L_t' + sum_{i<t} L_i W L_i'. Where they are
+    too far to be followed they are 0.
+
+    Args:
+        head: [M, r, 1 + n].
     """
-    powers, near = _powers(loop.system, horizon)
-    start = torch.cat([torch.ones_like(model.initial_mean[:1]), model.initial_mean])
-    mean = powers @ start
-    first = powers @ _padded(model.initial_covariance) @ powers.mT
-    added = powers @ loop.arrival.unsqueeze(1) @ powers.mT
-    added = added.cumsum(1) - added
-    keep = near[..., None, None]
-    return torch.where(near[..., None], mean, 0.0), torch.where(keep, first + added, 0.0), near
+    reach, near = _powers(head, loop.system, horizon)
+    first = _around(reach, _padded(model.initial_covariance).expand_as(loop.arrival))
+    added = _around(reach, loop.arrival)
+    covariance = first + added.cumsum(-1) - added
+    mean = (model.begin.view(-1, reach.shape[1], 1, 1) * reach).sum(1)
+    return mean, torch.where(near[:, None, None], covariance, 0.0), near
 
 
-def _powers(system: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """system^t for t < count, [M, count, p, p], by doubling, and which of them are near [M, count].
+def _around(reach: Tensor, covariance: Tensor) -> Tensor:
+    """L C L' [M, r, r, T] of L' [M, p, r, T] and C [M, p, p]."""
+    half = (covariance @ reach.flatten(2)).view_as(reach)
+    return (half.unsqueeze(3) * reach.unsqueeze(2)).sum(1)
 
-    From the first that is not near on they are 0.
+
+def _powers(head: Tensor, system: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(head system^t)' for t < count, [M, p, r, count], and which of them are near [M, count].
+
+    By doubling. From the first that is not near on they are 0.
     """
-    eye = torch.eye(system.shape[-1], dtype=system.dtype)
-    powers = eye.expand(len(system), 1, -1, -1)
-    near = torch.ones(len(system), 1, dtype=torch.bool)
-    jump, jump_near = system, _near(system)
-    jump = torch.where(jump_near.view(-1, 1, 1), jump, 0.0)
-    while powers.shape[1] < count:
-        more = powers @ jump.unsqueeze(1)
-        fits = near & jump_near.unsqueeze(-1) & (more.abs() < FAR).all(-1).all(-1)
-        more = torch.where(fits[..., None, None], more, 0.0)
-        powers, near = torch.cat([powers, more], 1), torch.cat([near, fits], 1)
+    reach, jump = head.mT.unsqueeze(-1), system.mT
+    near = torch.ones(len(head), 1, dtype=torch.bool)
+    while near.shape[1] < count:
+        fits = _near(jump)
+        jump = torch.where(fits.view(-1, 1, 1), jump, 0.0)
+        more = (jump @ reach.flatten(2)).view_as(reach)
+        small = fits.unsqueeze(-1) & (more.abs() < FAR).all(2).all(1)
+        reach = torch.cat([reach, torch.where(small[:, None, None], more, 0.0)], -1)
+        near = torch.cat([near, small], 1)
         jump = jump @ jump
-        jump_near = jump_near & _near(jump)
-        jump = torch.where(jump_near.view(-1, 1, 1), jump, 0.0)
     near = near[:, :count].long().cumprod(1).bool()
-    return torch.where(near[..., None, None], powers[:, :count], 0.0), near
+    return torch.where(near[:, None, None], reach[..., :count], 0.0), near
 
 
 def _bumps(model: LinearModel, loop: Loop, horizon: int) -> Tensor:
     """height E exp(-|bump z_t|^2 / 2) for t < horizon, [M, T]; 0 where z_t is too far away.
 
-    Of u = bump z ~ N(mean, cov): |1 + cov|^-1/2 exp(-mean' (1 + cov)^-1 mean / 2).
+    Of u = bump z ~ N(mean, cov): |1 + cov|^-1/2 exp(-mean' (1 + cov)^-1 mean / 2), by Gaussian
+    elimination.
     """
     assert model.bump is not None
-    mean, spread, near = _moments(model, loop, horizon)
-    along = (model.bump @ loop.span).unsqueeze(-3)  # [M, 1, r, 1 + n]
-    centre = (along @ mean.unsqueeze(-1)).squeeze(-1)
-    own = (model.bump @ loop.scatter @ model.bump.mT).unsqueeze(1)
-    width = along @ spread @ along.mT + own
-    width = width + torch.eye(width.shape[-1], dtype=width.dtype)
-    factor = torch.linalg.cholesky((width + width.mT) / 2)
-    away = torch.linalg.solve_triangular(factor, centre.unsqueeze(-1), upper=False)
-    log_size = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    value = (-away.square().sum((-2, -1)) / 2 - log_size).exp()
-    return torch.where(near, model.height * value, 0.0)
+    mean, width, near = _moments(model, loop, model.bump @ loop.span, horizon)
+    own = model.bump @ loop.scatter @ model.bump.mT
+    width = width + (own + torch.eye(own.shape[-1], dtype=own.dtype)).unsqueeze(-1)
+    log_value = torch.zeros_like(mean[:, 0])
+    while width.shape[1]:
+        pivot = width[:, 0, 0].clamp(min=1.0)  # which it is but for rounding
+        column, first = width[:, 1:, 0], mean[:, 0]
+        log_value = log_value - (first.square() / pivot + pivot.log()) / 2
+        ratio = column / pivot.unsqueeze(1)
+        mean = mean[:, 1:] - ratio * first.unsqueeze(1)
+        width = width[:, 1:, 1:] - ratio.unsqueeze(2) * column.unsqueeze(1)
+    return torch.where(near, spread(model.height, 1) * log_value.exp(), 0.0)
 
 
 def _weights(discount: float, horizon: int) -> Tensor:
@@ -473,13 +540,18 @@ def linear_policy(count: int, states: int, leader: Any = None) -> LinearPolicy:
     if leader is None:
         empty = torch.zeros(count, 0, 1 + states, dtype=torch.float64)
         return LinearPolicy(empty, empty[..., 0])
-    if not (hasattr(leader, "gain") and hasattr(leader, "std")):
+    if not is_linear(leader):
         raise InputError(
             "a linear-Gaussian leader, for which there are oracles",
             type(leader).__name__,
             "use agents.LinearGaussian, or a follower and an estimator that do not solve the game",
         )
     return LinearPolicy(leader.gain().double(), leader.std().double())
+
+
+def is_linear(leader: Any) -> bool:
+    """Is the leader a `LinearLeader`, as far as oracles go?"""
+    return hasattr(leader, "gain") and hasattr(leader, "std")
 
 
 def _padded(covariance: Tensor) -> Tensor:

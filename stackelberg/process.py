@@ -23,9 +23,10 @@ def single_thread() -> Iterator[None]:
 
 
 def interruptible() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt, as Python does by default."""
+    """Let Ctrl-C raise KeyboardInterrupt, as Python does by default, and SIGTERM as well."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for kind in STOPS:
+            signal.signal(kind, signal.default_int_handler)
 
 
 class _Pressed:

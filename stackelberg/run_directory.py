@@ -78,8 +78,7 @@ class RunDirectory:
 
     def latest(self) -> Path | None:
         """The newest checkpoint."""
-        found = sorted((self.path / "checkpoints").glob("iteration_*.safetensors"))
-        return found[-1] if found else None
+        return newest_checkpoint(self.path)
 
     def checkpoint(self, iteration: int, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Write a checkpoint and drop all but the newest ones."""
@@ -132,6 +131,12 @@ class RunDirectory:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def newest_checkpoint(path: Path) -> Path | None:
+    """The newest checkpoint of the run in a folder."""
+    found = sorted((path / "checkpoints").glob("iteration_*.safetensors"))
+    return found[-1] if found else None
 
 
 def check_new_folder(path: Path) -> None:

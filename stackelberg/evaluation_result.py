@@ -1,0 +1,308 @@
+"""What an evaluation has found: rows, what they come to, and the files they are written to."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stackelberg import statistics
+from stackelberg.errors import InputError
+from stackelberg.process import interrupts
+from stackelberg.run_directory import to_json, write_atomically
+from stackelberg.summary import half_widths, versions
+
+Row = dict[str, Any]
+RETURNS = "leader_discounted", "leader_undiscounted", "follower_discounted", "follower_undiscounted"
+PROFILE = 101  # thresholds of a performance profile
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """All trainings of an evaluation, and what they come to.
+
+    A row tells of a follower that was trained against `leader` and met by `against`, which is
+    another one in cross-play alone:
+
+    - `follower`, `temperature`, `seed`: its kind, and what it was trained at and by;
+    - `leader_discounted`, `follower_discounted`: mean returns over an unbounded horizon;
+      `leader_undiscounted`, `follower_undiscounted`: up to the game's time limit. All of rewards
+      alone, in `episodes` fresh episodes in which both players are sampled, `..._ci95` the
+      half-width of their 95 % interval (Student's t);
+    - `leader_exact`: what `leader_discounted` estimates, read from tables; `follower_gap`: what the
+      follower falls short of its best response to `against`, in units of its entropy-regularised
+      return, "exact" from tables or as the "follower" itself measures it (`gap_source`). None where
+      unknown;
+    - `follower_steps`: environment steps of its training.
+
+    Attributes:
+        about: `game`, `game_temperature`, `horizon` (of undiscounted returns), discounts.
+        leaders: `name` and, of a run, what it was and the return that it predicts (`prediction`).
+        standings: of every leader and temperature: `objective`, its exact discounted return against
+            the exact best response; `optimum`; `regret`, their difference. None where unknown.
+        rows: as above.
+    """
+
+    about: dict[str, Any]
+    leaders: list[dict[str, Any]]
+    standings: list[dict[str, Any]]
+    rows: list[Row]
+
+    # ------------------------------------------------------------ what rows come to
+
+    def summary(self) -> list[dict[str, Any]]:
+        """For every leader, follower and temperature the means over the followers' seeds.
+
+        Of returns with 95 % intervals: Student's t over seeds, and of a single one over its
+        episodes. `iqm` is the interquartile mean over seeds of the leader's discounted return, with
+        its bootstrap interval; `follower_gap` the mean, `worst_gap` the largest. `regret` is that
+        of the leader's standing, or without tables the optimum less the sampled return
+        (`regret_source`).
+        """
+        own = [row for row in self.rows if row["leader"] == row["against"]]
+        found = []
+        for (leader, follower, temperature), rows in _grouped(own, *_KIND):
+            one: dict[str, Any] = dict(zip(_KIND, (leader, follower, temperature), strict=True))
+            one["seeds"] = len(rows)
+            for name in RETURNS:
+                one |= _over_seeds(name, rows)
+            column = np.array([row["leader_discounted"] for row in rows])
+            one["iqm"] = statistics.interquartile_mean([column])
+            one["iqm_interval"] = statistics.interquartile_interval([column])
+            one["leader_exact"] = _mean([row["leader_exact"] for row in rows])
+            gaps = [row["follower_gap"] for row in rows]
+            one["follower_gap"] = _mean(gaps)
+            one["worst_gap"] = None if None in gaps else max(gaps)
+            found.append(one | self._regret(one))
+        return found
+
+    def _regret(self, one: Mapping[str, Any]) -> dict[str, Any]:
+        (standing,) = (
+            s for s in self.standings if all(s[k] == one[k] for k in ("leader", "temperature"))
+        )
+        if standing["regret"] is not None:
+            return {"regret": standing["regret"], "regret_source": "exact"}
+        if standing["optimum"] is None:
+            return {"regret": None, "regret_source": None}
+        lost = standing["optimum"] - one["leader_discounted"]
+        return {"regret": lost, "regret_source": "sampled"}
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The interquartile mean of the leader's discounted return in every group.
+
+        A group is what one estimator has trained, or a leader by itself where that is unknown; its
+        runs are its leaders (each its mean over the followers' seeds), or of a single leader the
+        followers. Every follower and temperature is a task. `profile` tells the share of runs above
+        each of `thresholds`.
+        """
+        columns = self._columns()
+        every = np.concatenate([c for tasks in columns.values() for c in tasks])
+        thresholds = np.linspace(every.min(), every.max(), PROFILE)
+        return [
+            {
+                "group": name,
+                "runs": [len(column) for column in tasks],
+                "iqm": statistics.interquartile_mean(tasks),
+                "interval": statistics.interquartile_interval(tasks),
+                "thresholds": thresholds.tolist(),
+                "profile": statistics.performance_profile(tasks, thresholds).tolist(),
+            }
+            for name, tasks in columns.items()
+        ]
+
+    def comparisons(self) -> list[dict[str, Any]]:
+        """The probability that a run of one group does better than one of another."""
+        return [
+            {
+                "group": a,
+                "over": b,
+                "probability": statistics.probability_of_improvement(x, y),
+                "interval": statistics.improvement_interval(x, y),
+            }
+            for (a, x), (b, y) in combinations(self._columns().items(), 2)
+        ]
+
+    def _columns(self) -> dict[str, list[np.ndarray]]:
+        """The scores of every group, one column [runs] for each task."""
+        members: dict[str, list[str]] = {}
+        for one in self.leaders:
+            group = one.get("estimator") or one["name"].partition(" #")[0]
+            members.setdefault(group, []).append(one["name"])
+        found: dict[str, list[np.ndarray]] = {group: [] for group in members}
+        own = [row for row in self.rows if row["leader"] == row["against"]]
+        for _, rows in _grouped(own, "follower", "temperature"):
+            for group, names in members.items():
+                scores = [
+                    [r["leader_discounted"] for r in rows if r["leader"] == name] for name in names
+                ]
+                runs = scores[0] if len(names) == 1 else [float(np.mean(s)) for s in scores]
+                found[group].append(np.array(runs))
+        return found
+
+    def cross_play(self) -> list[dict[str, Any]]:
+        """For every follower and temperature the leader's discounted return [trained, against].
+
+        Means over seeds: of followers trained against the leader of a row, met by that of a column.
+        Empty unless followers have met leaders that they were not trained against.
+        """
+        if all(row["leader"] == row["against"] for row in self.rows):
+            return []
+        names = [one["name"] for one in self.leaders]
+        found = []
+        for (follower, temperature), rows in _grouped(self.rows, "follower", "temperature"):
+            cells = {
+                where: _mean([row["leader_discounted"] for row in inside])
+                for where, inside in _grouped(rows, "leader", "against")
+            }
+            matrix = [[cells[a, b] for b in names] for a in names]
+            found.append(
+                {"follower": follower, "temperature": temperature, "leaders": names}
+                | {"leader_discounted": matrix}
+            )
+        return found
+
+    # ------------------------------------------------------------ what it is written to
+
+    def findings(self) -> dict[str, Any]:
+        """All of it in JSON."""
+        return self.about | {
+            "leaders": self.leaders,
+            "standings": self.standings,
+            "summary": self.summary(),
+            "groups": self.groups(),
+            "comparisons": self.comparisons(),
+            "cross_play": self.cross_play(),
+            "rows": self.rows,
+            "versions": versions(),
+        }
+
+    def to_json(self) -> str:
+        """What evaluation.json holds."""
+        return to_json(self.findings(), indent=2) + "\n"
+
+    def to_csv(self) -> str:
+        """The rows."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def to_dataframe(self) -> Any:
+        """The rows as a pandas DataFrame.
+
+        Raises:
+            InputError: if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise InputError(
+                "pandas, of which data frames are", "none installed", "pip install pandas"
+            ) from error
+        return pandas.DataFrame(self.rows)
+
+    def write(self, folder: str | Path) -> None:
+        """evaluation.json and evaluation.csv; of cross-play figures/cross_play.png as well.
+
+        Each whole or not at all; Ctrl-C waits until they are there.
+        """
+        from stackelberg.figures import draw_cross_play
+
+        folder = Path(folder)
+        with interrupts():
+            folder.mkdir(parents=True, exist_ok=True)
+            if matrices := self.cross_play():
+                draw_cross_play(folder / "figures" / "cross_play.png", matrices)
+            write_atomically(folder / "evaluation.csv", self.to_csv())
+            write_atomically(folder / "evaluation.json", self.to_json())
+
+
+_KIND = "leader", "follower", "temperature"
+
+
+def _grouped(rows: Sequence[Row], *names: str) -> list[tuple[Any, list[Row]]]:
+    """Rows that are alike in these, in the order in which they come first."""
+    order: dict[Any, list[Row]] = {}
+    for row in rows:
+        order.setdefault(tuple(row[name] for name in names), []).append(row)
+    return list(order.items())
+
+
+def _over_seeds(name: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """Mean and 95 % interval over seeds; of a single one over its episodes."""
+    values = [row[name] for row in rows]
+    half = half_widths(torch.tensor([values], dtype=torch.float64))[0]
+    half = rows[0][f"{name}_ci95"] if len(rows) == 1 else half
+    return {name: _mean(values), f"{name}_ci95": half}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if values and len(known) == len(values) else None
+
+
+# ---------------------------------------------------------------- on the terminal
+
+
+def print_tables(result: EvaluationResult) -> None:
+    """The summary on stdout in Markdown, a row for every leader, follower and temperature.
+
+    Below it interquartile means and comparisons, and of cross-play a matrix for each follower.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=150)
+    several = len(result.leaders) > 1
+    predicted = {one["name"]: _predicted(one) for one in result.leaders}
+    exact = {(s["leader"], s["temperature"]): s["objective"] for s in result.standings}
+    heads = ["leader"] * several + ["follower", "beta", "gap", "leader's return", "undiscounted"]
+    heads += ["follower's return", "undiscounted", "predicted", "exact", "regret"]
+    table = Table(*heads, box=box.MARKDOWN)
+    for one in result.summary():
+        cells = [one["leader"]] * several
+        cells += [one["follower"], f"{one['temperature']:g}", _short(one["follower_gap"], ".2g")]
+        cells += [_with(one, name) for name in RETURNS]
+        cells += [_short(predicted[one["leader"]])]
+        cells += [_short(exact[one["leader"], one["temperature"]]), _short(one["regret"], ".2g")]
+        table.add_row(*cells)
+    console.print(table)
+    for one in result.groups():
+        said = _between(one["iqm"], one["interval"])
+        console.print(f"{one['group']}: interquartile mean of the leader's return {said}")
+    for one in result.comparisons():
+        said = _between(one["probability"], one["interval"], ".2f")
+        console.print(f"P({one['group']} does better than {one['over']}) = {said}")
+    for cross in result.cross_play():
+        table = Table("trained against", *cross["leaders"], box=box.MARKDOWN)
+        for name, row in zip(cross["leaders"], cross["leader_discounted"], strict=True):
+            table.add_row(name, *(_short(value) for value in row))
+        console.print(f"{cross['follower']}, temperature {cross['temperature']:g}: played against")
+        console.print(table)
+
+
+def _predicted(leader: Mapping[str, Any]) -> float | None:
+    told = leader.get("prediction") or {}
+    value: float | None = told.get("exact")
+    return told.get("mean") if value is None else value
+
+
+def _with(one: Mapping[str, Any], name: str) -> str:
+    half = one[f"{name}_ci95"]
+    return _short(one[name]) + ("" if half is None else f" +- {half:.2g}")
+
+
+def _between(value: float, interval: statistics.Interval, form: str = ".5g") -> str:
+    ends = "" if interval is None else " [" + ", ".join(f"{end:{form}}" for end in interval) + "]"
+    return f"{value:{form}}{ends}"
+
+
+def _short(value: float | None, form: str = ".5g") -> str:
+    return "" if value is None else f"{value:{form}}"
