@@ -6,9 +6,11 @@ found in closed form and the scale is that of returns. Importing Tianshou takes 
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
@@ -43,12 +45,12 @@ from stackelberg.types import Commitment
 
 _LEVELLED = 65_536  # transitions from which the level is found
 _PROPOSALS = 16  # actions by which the normaliser of exp(q / alpha) is estimated in a Box
-_SQUARE = 4  # the exponent of the squashing
-_SWEEPS = 5.0
-_RANK = 1e-9
-_LEAST = 300
-_NEAR = 4.0
-_SMALL = 0.1
+_BEND = 4  # the exponent of the squashing
+_FEATURES = 500  # at most, where a polynomial is found by least squares; else its linear part
+_UNTOLD = 0.05  # of the variance of Q, what a polynomial may miss
+_RANK = 1e-9  # of the largest eigenvalue, below which a combination of features is not seen to vary
+_NEAR = 4.0  # squared distance from the response's play at which experience counts a quarter
+_EDGE = 0.98, 0.03  # of the range: where it ends, and which share of actions may lie there
 _START = 0.1  # standard deviation of the first response, where the range is from -1 to 1
 _DRAWS = 32  # actions by which the value of a Box policy is averaged
 
@@ -109,7 +111,7 @@ class NetworkLearner(Learner):
         """Measure the gap by the fresh play, then learn from it unless that is good enough."""
         algorithm, game = self.algorithm, self.game
         if not self.trained:
-            algorithm.rescale(max(game.temperature, fresh["rew"].std().item() * _spread(game)))
+            algorithm.rescale(max(game.temperature, _spread(fresh, game.follower_discount)))
             algorithm.standardise(fresh["seen"].flatten(0, 1))
         over, away = fresh["terminated"] | fresh["truncated"], fresh["seen"][:, strays > 0]
         error = algorithm.errors(Batch(self._met(flat(fresh)))).view(over.shape)
@@ -139,7 +141,7 @@ class NetworkLearner(Learner):
         with policy_within_training_step(algorithm.policy):
             everything, _ = replay.sample(min(_LEVELLED, replay.size))
             algorithm.find_level(everything)
-            updates = max(_LEAST, round(self.network.replays * fresh / batch))
+            updates = max(algorithm.fewest, round(self.network.replays * fresh / batch))
             for i in range(updates):
                 algorithm.step_size(self.network.step_size * (1 - i / updates))
                 algorithm.update(replay, sample_size=batch)
@@ -184,17 +186,23 @@ class NetworkLearner(Learner):
         self.trained = True
 
 
-def _spread(game: Game) -> float:
-    """Of returns, over that of rewards, were these independent."""
-    return (1 - game.follower_discount**2) ** -0.5
+def _spread(play: Columns, discount: float) -> float:
+    """Of returns: as they were, or as were rewards independent if that is more."""
+    over, total = play["terminated"] | play["truncated"], 0.0
+    returns = []
+    for reward, ended in zip(play["rew"].flip(0), over.flip(0), strict=True):
+        total = reward + discount * torch.where(ended, 0.0, total)
+        returns.append(total)
+    independent = play["rew"].std().item() * (1 - discount**2) ** -0.5
+    return max(independent, torch.stack(returns).std().item())
 
 
 class MLP(nn.Module):
     """Two hidden layers; `generator` decides the parameters (Xavier).
 
     Args:
-        degree: 0, and the activation is ReLU; or that of a polynomial of the inputs, 1 or 2, that
-            is added to the outputs, and it is SiLU.
+        degree: 0, with ReLU; or 1 or 2, that of a polynomial of the inputs that is added to the
+            outputs, with SiLU, which has a curvature.
     """
 
     def __init__(
@@ -207,7 +215,8 @@ class MLP(nn.Module):
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(1, out)) for _, out in shapes)
         for weight in self.weights:
             nn.init.xavier_uniform_(weight, generator=generator)
-        self.polynomial = nn.Parameter(torch.zeros(_monomials(torch.zeros(inputs), degree).shape[-1], outputs))
+        terms = len(_monomials(torch.zeros(inputs), degree))
+        self.polynomial = nn.Parameter(torch.zeros(terms, outputs))
         self.degree = degree
 
     def forward(self, x: Tensor) -> Tensor:
@@ -215,7 +224,7 @@ class MLP(nn.Module):
 
 
 def _monomials(x: Tensor, degree: int) -> Tensor:
-    """The products of at most `degree` entries of x [..., d]."""
+    """The products of 1 to `degree` entries of x [..., d], degree <= 2."""
     if degree < 2:
         return x[..., : degree * x.shape[-1]]
     i, j = torch.triu_indices(x.shape[-1], x.shape[-1])
@@ -251,10 +260,13 @@ class Side:
 class _Relative:
     """What the algorithms share: one-step soft targets in units of their own.
 
+    What is met enters the networks standardised by the first play, and `seen` below is so.
+
     With Q = level + scale q and V = level + scale v, the target of q(x, b) is
     (r + gamma V(x') - level) / scale, where nothing follows an ending.
     """
 
+    fewest = 1  # updates in a round
     policy: Any
     alpha: Any
     scale: Tensor
@@ -296,7 +308,7 @@ class _Relative:
 
     def step_size(self, size: float) -> None:
         """Of Adam from now on."""
-        for optimiser in self._optimizers:
+        for optimiser in cast(Any, self)._optimizers:
             for group in optimiser._optim.param_groups:
                 group["lr"] = size
 
@@ -513,7 +525,21 @@ class _Squashed(SACPolicy):
 
 
 class BoxActorCritic(_Relative, SAC):
-    """SAC with fixed entropy weight; actions are sampled, in play too."""
+    """SAC with fixed entropy weight; actions are sampled, in play too.
+
+    To both critics a quadratic function of what is met and done is added, found by least squares,
+    and to the actor's means a linear one: near where a system is held values are quadratic, and a
+    few per cent of the response's variance ask for more of their curvature than networks tell.
+
+    Args:
+        space: where it acts, the game's Box with bounds.
+    """
+
+    fewest = 300
+    quadratic: Tensor  # bool: does a polynomial tell nearly all?
+    width: Tensor  # [e] by how much copies stray
+    middle: Tensor  # [d] of what the response meets
+    around: Tensor  # [d], the spread of it
 
     def __init__(
         self,
@@ -525,13 +551,15 @@ class BoxActorCritic(_Relative, SAC):
         inputs, width = induced_observation_space(game).shape[0], config.width
         size = space.shape[0]
         actor = MLP(inputs, width, 2 * size, generator, 1)
+        every = inputs + size
+        self.degree = 2 if every * (every + 3) // 2 <= _FEATURES else 1
+        one, two = (_Critic(MLP(every, width, 1, generator, self.degree)) for _ in range(2))
         with torch.no_grad():
             actor.weights[-1].zero_()
             actor.biases[-1][:, size:] = math.log(_START)
-        one, two = (_Critic(MLP(inputs + size, width, 1, generator, 2)) for _ in range(2))
-        for critic in (one, two):
-            critic.network.weights[-1].data.mul_(_SMALL)
-            critic.network.polynomial.requires_grad_(False)
+            for critic in (one, two):
+                critic.network.weights[-1].mul_(_START)
+                critic.network.polynomial.requires_grad_(False)
         adam = AdamOptimizerFactory(lr=config.step_size)
         policy = _Squashed(actor=actor, action_space=space)
         policy.log_width = _log_width(space)
@@ -544,6 +572,9 @@ class BoxActorCritic(_Relative, SAC):
             tau=config.lag,
             alpha=1.0,
         )
+        bounds = cast(spaces.Box, game.follower_space)
+        self.open = torch.from_numpy(np.isinf(bounds.low) | np.isinf(bounds.high))
+        self.register_buffer("quadratic", torch.tensor(True))
         self.register_buffer("width", torch.full((size,), 2 * _START))
         self.register_buffer("middle", torch.zeros(inputs))
         self.register_buffer("around", torch.ones(inputs))
@@ -577,46 +608,63 @@ class BoxActorCritic(_Relative, SAC):
     def action_value(self, seen: Tensor, action: Tensor) -> Tensor:
         return torch.minimum(self.critic(seen, action), self.critic2(seen, action)).squeeze(-1)
 
+    @torch.no_grad()
     def find_level(self, batch: Any) -> None:
-        """Then the polynomial, common to both critics, by least squares, one sweep after another.
+        """Then the polynomial, which both critics have in common, by weighted least squares.
 
-        With features phi of (x, b), a sweep moves the coefficients w of Q by the regression of the
-        soft TD errors e on phi, e <- e - (phi - gamma phi') dw.
+        With features phi of (x, b), regressing the soft TD errors e on phi moves the coefficients
+        of Q by w, and the errors to e - (phi - gamma phi') w. Where repeating that converges the
+        limit is taken (LSTD-Q), else one regression. Once a polynomial misses more than a twentieth
+        of the variance of the targets, it is left as it is, for good.
+
+        Source: Lagoudakis and Parr, Least-squares policy iteration, JMLR 4, 2003.
         """
         super().find_level(batch)
-        with torch.no_grad():
-            met = self.policy(Batch(obs=batch.obs_next.flatten(0, 1)))
-            value = self.action_value(batch.obs_next.flatten(0, 1), met.act)
-            value = value - self.alpha.value * met.log_prob.squeeze(-1)
-            error = self._target(batch, lambda _: value) - self.action_value(batch.obs, batch.act)
-            here = self._features(batch.obs, batch.act)
-            ahead = self._features(batch.obs_next.flatten(0, 1), met.act)
-            odds = batch.odds.masked_fill(batch.terminated.unsqueeze(-1), 0.0).double()
-            ahead = (odds.unsqueeze(-1) * ahead.view(*odds.shape, -1)).sum(1)
-            size = here.square().mean(0).sqrt().clamp(min=1e-12)
-            here, ahead = here / size, ahead / size
-            weighed = self.weight(batch.obs).double().unsqueeze(-1) * here / len(here)
-            gram, cross = weighed.mT @ here, weighed.mT @ ahead
-            inverse = torch.linalg.pinv(gram, rtol=_RANK, hermitian=True)
-            once = inverse @ (weighed.mT @ error)
-            passed = self.discount * inverse @ cross
-            change = once
-            if torch.linalg.eigvals(passed).abs().max() < 1:
-                eye = torch.eye(len(once), dtype=once.dtype)
-                change = torch.linalg.solve(eye - passed, once)
-            change = (change / size).unsqueeze(-1)
-            self.level += self.scale * change[0].squeeze()
-            for critic in (self.critic, self.critic2):
-                critic.network.polynomial += change[1:].float()
-            self._lagged_networks.full_parameter_update()
+        if not self.quadratic:
+            return
+        met = batch.obs_next.flatten(0, 1)
+        done = self.policy(Batch(obs=met))
+        value = self.action_value(met, done.act) - self.alpha.value * done.log_prob.squeeze(-1)
+        error = self._target(batch, lambda _: value) - self.action_value(batch.obs, batch.act)
+        here, ahead = self._features(batch.obs, batch.act), self._features(met, done.act)
+        odds = batch.odds.masked_fill(batch.terminated.unsqueeze(-1), 0.0).double()
+        ahead = (odds.unsqueeze(-1) * ahead.view(*odds.shape, -1)).sum(1)
+        size = here.square().mean(0).sqrt().clamp(min=1e-12)
+        here, ahead = here / size, ahead / size
+        weighed = self.weight(batch.obs).double().unsqueeze(-1) * here
+        inverse = torch.linalg.pinv(weighed.mT @ here, rtol=_RANK, hermitian=True)
+        change = inverse @ (weighed.mT @ error)
+        target, share = error + self.action_value(batch.obs, batch.act), weighed[:, :1]
+        missed = (share.T @ (error - here @ change).square()) / share.sum()
+        told = (share.T @ (target - (share.T @ target) / share.sum()).square()) / share.sum()
+        if missed > _UNTOLD * told:
+            self.quadratic.fill_(False)
+            return
+        passed = self.discount * inverse @ (weighed.mT @ ahead)
+        if torch.linalg.eigvals(passed).abs().max() < 1:
+            change = torch.linalg.solve(torch.eye(len(passed)).to(passed) - passed, change)
+        change = (change / size).unsqueeze(-1)
+        self.level += self.scale * change[0].squeeze()
+        for critic in (self.critic, self.critic2):
+            cast(MLP, critic.network).polynomial.add_(change[1:].float())
+        self._lagged_networks.full_parameter_update()
 
-    @staticmethod
-    def _features(seen: Tensor, action: Tensor) -> Tensor:
-        monomials = _monomials(torch.cat([seen, action], -1).double(), 2)
+    def _features(self, seen: Tensor, action: Tensor) -> Tensor:
+        monomials = _monomials(torch.cat([seen, action], -1).double(), self.degree)
         return torch.cat([torch.ones_like(monomials[:, :1]), monomials], -1)
 
     def survey(self, seen: Tensor, action: Tensor) -> None:
-        """Stray by up to two standard deviations, and learn most exactly where the response is."""
+        """Stray by up to two standard deviations, and learn most exactly where the response is.
+
+        Warns where it often wants to go beyond the range that stands in for bounds.
+        """
+        share, most = (action.abs() > _EDGE[0])[:, self.open].double().mean(), _EDGE[1]
+        if share > most:
+            warnings.warn(
+                f"{share:.0%} of the actions of 'sac' lie at the edge of its range; "
+                "raise its option reach",
+                stacklevel=2,
+            )
         self.width.copy_(2 * action.std(0))
         self.middle.copy_(seen.mean(0))
         self.around.copy_(seen.std(0).clamp(min=1e-3))
@@ -625,9 +673,13 @@ class BoxActorCritic(_Relative, SAC):
         return (action + self.width * free).clamp(-1, 1)
 
     def weight(self, seen: Tensor) -> Tensor:
-        """Of transitions [n]: (1 + |z|^2)^-2, z how far from what the response meets they are."""
+        """How much transitions [n] count: less far from what the response meets, if a polynomial
+        must fit them.
+        """
+        if not self.quadratic:
+            return torch.ones(len(seen))
         far = ((seen - self.middle) / self.around).square().mean(-1)
-        return (1 + far / _NEAR).pow(-2)
+        return (1 + far / _NEAR) ** -2
 
     @torch.no_grad()
     def _preprocess_batch(self, batch: Any, buffer: Any, indices: Any) -> Any:
@@ -809,7 +861,7 @@ def _moments(output: Tensor) -> tuple[Tensor, Tensor]:
 def _log_density(noise: Tensor, log_scale: Tensor, unsquashed: Tensor) -> Tensor:
     """Log-density on [-1, 1]^e of squashed(unsquashed), unsquashed = mean + scale noise."""
     gaussian = -0.5 * noise**2 - log_scale - 0.5 * math.log(2 * math.pi)
-    slope = -(1 + 1 / _SQUARE) * torch.log1p(unsquashed**_SQUARE)
+    slope = -(1 + 1 / _BEND) * torch.log1p(unsquashed**_BEND)
     return (gaussian - slope).sum(-1)
 
 
@@ -819,13 +871,13 @@ def _squashed(x: Tensor) -> Tensor:
     Where tanh bends from the start, this is x up to 0.2 % below 0.3: Gaussians in the middle of the
     range stay what they are.
     """
-    return x * (1 + x**_SQUARE) ** (-1 / _SQUARE)
+    return x * (1 + x**_BEND) ** (-1 / _BEND)
 
 
 def _unsquashed(y: Tensor) -> Tensor:
     """The x of y in [-1, 1], the ends moved inside."""
     inside = y.clamp(-1 + 1e-6, 1 - 1e-6)
-    return inside * (1 - inside**_SQUARE) ** (-1 / _SQUARE)
+    return inside * (1 - inside**_BEND) ** (-1 / _BEND)
 
 
 def _log_width(space: spaces.Box) -> float:
