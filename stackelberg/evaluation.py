@@ -254,6 +254,8 @@ def evaluate(
     leaders = _leaders(leader, game)
     kinds = _kinds(default_followers(leaders[0].game) if followers is None else followers)
     _check(leaders, kinds, seeds, episodes, jobs)
+    if cross_play and len(leaders) < 2:
+        raise InputError("at least two leaders for cross-play", "one", "name several runs")
     own = leaders[0].game.temperature
     levels = _temperatures([own] if temperatures is None else temperatures)
     for level in levels:
