@@ -606,21 +606,26 @@ def test_bootstrap_intervals_cover():
     assert held >= 85
 
 
-def test_groups_are_estimators_and_their_runs_leaders():
+def test_groups_were_trained_alike_and_their_runs_are_leaders():
     rows = []
     for leader, value in (("a", 1.0), ("b", 3.0), ("c", 2.0)):
         for seed, follower in itertools.product(range(2), ("x", "y")):
             place = {"leader": leader, "against": leader, "follower": follower, "seed": seed}
             rows.append(place | {"temperature": 0.1, "leader_discounted": value + 0.1 * seed})
-    leaders = [{"name": "a", "estimator": "old"}, {"name": "b", "estimator": "old"}, {"name": "c"}]
+    alike = {"estimator": "old", "setting": "s"}
+    leaders = [{"name": "a"} | alike, {"name": "b"} | alike, {"name": "c", "estimator": "new"}]
     result = EvaluationResult({}, leaders, [], rows)
     old, new = result.groups()
-    assert (old["group"], old["runs"], new["group"], new["runs"]) == ("old", [2, 2], "c", [2, 2])
+    assert (old["group"], old["runs"]) == ("old", [2, 2])
+    assert (new["group"], new["runs"]) == ("new", [2, 2])
+    leaders[2] |= {"estimator": "old", "setting": "t"}
+    assert [one["group"] for one in result.groups()] == ["a", "c"]
+    leaders[2] |= {"estimator": "new"}
     assert old["iqm"] == pytest.approx(2.05)
     assert old["interval"] == pytest.approx((1.05, 3.05))
     assert new["iqm"] == pytest.approx(2.05)
     (comparison,) = result.comparisons()
-    assert (comparison["group"], comparison["over"]) == ("old", "c")
+    assert (comparison["group"], comparison["over"]) == ("old", "new")
     assert comparison["probability"] == 0.5  # b above both, a below both
 
 
