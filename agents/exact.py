@@ -6,14 +6,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stackelberg import exact
+from stackelberg import exact, linear
 from stackelberg.errors import InputError
 from stackelberg.game import Game
-from stackelberg.types import Commitment, TabularResponse
+from stackelberg.types import Commitment, LinearResponse, TabularResponse
 
 
 class ExactFollower:
     """The soft best response, or what soft policy iteration has after a few sweeps.
+
+    It plans on the tables of a game, or on the matrices of a linear-quadratic one.
 
     Args:
         sweeps: stop after so many sweeps; None solves exactly.
@@ -48,24 +50,57 @@ class ExactFollower:
     @torch.no_grad()
     def best_respond(
         self, game: Game, commitment: Commitment, seeds: Sequence[int]
-    ) -> TabularResponse:
-        """The response to M leaders; nothing is random. The values are carried to the next call."""
+    ) -> TabularResponse | LinearResponse:
+        """The response to M leaders; nothing is random. The values are carried to the next call.
+
+        Raises:
+            InputError: if the game has neither tables nor matrices; in a linear-quadratic game, if
+                a leader is not linear-Gaussian, or leaves its follower no best response.
+        """
+        return self._linear(game, commitment) if game.linear else self._tabular(game, commitment)
+
+    def _tabular(self, game: Game, commitment: Commitment) -> TabularResponse:
         policy = commitment.policy
         model = game.model(commitment.design)
-        start = self._value
-        if start is None or start.shape != policy.shape[:-1]:
-            start = torch.zeros_like(policy[..., 0])
+        start = self._start(*policy.shape[:-1])
         if self.sweeps is None:
             found = exact.best_response(model, policy, start)
             self._value = found.state_value
             gap = torch.zeros(len(policy), dtype=policy.dtype)
             return TabularResponse(found.policy, found, gap=gap)
-        if self.restart == "reset":
-            start = torch.zeros_like(start)
         self._value = exact.sweep(model, policy, start, self.sweeps, self.backups)
         action_value = exact.follower_action_value(model, self._value)
         found = exact.soft_response(model, policy, action_value)
         return TabularResponse(found.policy, found)
+
+    def _linear(self, game: Game, commitment: Commitment) -> LinearResponse:
+        model = game.matrices(commitment.design)
+        count, size = len(commitment.policy), 1 + model.states
+        policy = linear.linear_policy(count, model.states, commitment.box)
+        start = self._start(count, size, size)
+        if self.sweeps is None:
+            found = linear.best_response(model, policy, start)
+            value, gap = found.state_value, torch.zeros(count, dtype=torch.float64)
+        else:
+            value, gap = linear.sweep(model, policy, start, self.sweeps, self.backups), None
+            found = linear.soft_response(model, policy, value)
+        if not found.solved.all():
+            lost = torch.nonzero(~found.solved).flatten().tolist()
+            raise InputError(
+                "leaders against which the follower has a best response",
+                f"none against leader {', '.join(map(str, lost))} of 0 to {count - 1}: whatever "
+                "the follower does, its cost is unbounded",
+                "start from smaller gains, or take shorter steps (max_radius)",
+            )
+        self._value = value
+        return LinearResponse(found, gap=gap)
+
+    def _start(self, *shape: int) -> Tensor:
+        """The values of the last call, where they fit; else 0."""
+        kept = None if self.sweeps is not None and self.restart == "reset" else self._value
+        if kept is None or kept.shape != shape:
+            return torch.zeros(shape, dtype=torch.float64)
+        return kept
 
     def state(self) -> dict[str, Tensor]:
         return {} if self._value is None else {"value": self._value}

@@ -1,30 +1,19 @@
 """Leaders: M at once, independent of each other, every parameter with the leading dimension M."""
 
-import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from agents.box_leaders import LinearGaussian, MLPDeterministic, MLPGaussian
+from agents.parameters import count_of, normal, perceptrons, through
 from stackelberg.errors import InputError
 from stackelberg.game import Budget, Game
+from stackelberg.trust_region import GAUSSIAN
 
 SMALLEST = 1e-300  # share or probability, which stands for 0 where its logarithm is taken
-
-
-def normal(seeds: Sequence[int], *shape: int, std: float = 1.0) -> Tensor:
-    """[M, *shape] of N(0, std^2), row m drawn from seeds[m] alone."""
-    rows = [np.random.default_rng([seed, 0]).normal(0.0, std, shape) for seed in seeds]
-    return torch.from_numpy(np.stack(rows))
-
-
-def _count(seeds: Sequence[int]) -> int:
-    if not len(seeds):
-        raise InputError("one seed per leader", "none", "give at least one, for example (0,)")
-    return len(seeds)
 
 
 class TabularSoftmax(nn.Module):
@@ -40,7 +29,7 @@ class TabularSoftmax(nn.Module):
         self, states: int, actions: int, seeds: Sequence[int] = (0,), std: float = 0.0
     ) -> None:
         super().__init__()
-        self.count = _count(seeds)
+        self.count = count_of(seeds)
         self.rows = states
         self.logits = nn.Parameter(normal(seeds, states, actions, std=std))
 
@@ -74,28 +63,13 @@ class MLPCategorical(nn.Module):
         seeds: Sequence[int] = (0,),
     ) -> None:
         super().__init__()
-        self.count = _count(seeds)
+        self.count = count_of(seeds)
         self.rows = 1
-        widths = [inputs, *hidden, actions]
-        layers = []
-        draws = [np.random.default_rng([seed, 0]) for seed in seeds]
-        for fan_in, fan_out in pairwise(widths):
-            bound = math.sqrt(6 / (fan_in + fan_out))  # Xavier, as in the published leader
-            rows = [draw.uniform(-bound, bound, (fan_in, fan_out)) for draw in draws]
-            layers.append(nn.Parameter(torch.from_numpy(np.stack(rows)).float()))
-        self.weights = nn.ParameterList(layers)
-        self.biases = nn.ParameterList(
-            nn.Parameter(torch.zeros(self.count, 1, width)) for width in widths[1:]
-        )
+        self.weights, self.biases = perceptrons([inputs, *hidden, actions], seeds)
 
     def log_policy(self, observation: Tensor) -> Tensor:
         """log f(a|s): [M, n, A] in float64 from n observations [n, inputs]."""
-        hidden = observation.float().expand(self.count, -1, -1)
-        last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, hidden, weight)
-            hidden = hidden if i == last else torch.relu(hidden)
-        return torch.log_softmax(hidden.double(), -1)
+        return torch.log_softmax(through(self.weights, self.biases, observation), -1)
 
     def position(self, observation: Tensor) -> Tensor:
         """log f(a|s): [M, n, A]."""
@@ -111,7 +85,7 @@ class SoftmaxBudget(nn.Module):
 
     def __init__(self, space: Budget, seeds: Sequence[int] = (0,), std: float = 0.01) -> None:
         super().__init__()
-        self.count = _count(seeds)
+        self.count = count_of(seeds)
         self.rows = 1
         self.total = space.total
         self.x = nn.Parameter(normal(seeds, space.shape[0] + 1, std=std))
@@ -136,6 +110,9 @@ class BoxDesign(nn.Module):
 
     Args:
         space: the box. seeds: one per leader. std: of the initial x.
+
+    Raises:
+        InputError: if a bound is not finite.
     """
 
     low: Tensor
@@ -143,8 +120,14 @@ class BoxDesign(nn.Module):
 
     def __init__(self, space: spaces.Box, seeds: Sequence[int] = (0,), std: float = 0.01) -> None:
         super().__init__()
-        self.count = _count(seeds)
+        self.count = count_of(seeds)
         self.rows = space.shape[0]
+        if not space.is_bounded():
+            raise InputError(
+                "a Box with both bounds in every dimension, or with none in any, for a design",
+                f"{space!r}",
+                "give it finite bounds",
+            )
         low = torch.as_tensor(space.low, dtype=torch.float64)
         self.register_buffer("low", low)
         self.register_buffer("width", torch.as_tensor(space.high, dtype=torch.float64) - low)
@@ -164,20 +147,70 @@ class BoxDesign(nn.Module):
         return [below.clamp(min=SMALLEST).log() - above.clamp(min=SMALLEST).log()]
 
 
-def default_leader(
-    game: Game, seeds: Sequence[int] = (0,), std: float | None = None
-) -> TabularSoftmax | MLPCategorical | SoftmaxBudget | BoxDesign:
-    """The leader that fits the game: tabular softmax, softmax budget or box design.
+class FreeDesign(nn.Module):
+    """A design without bounds: unit x.
 
-    Where the leader does not observe states one-hot, a network takes the place of the tabular
-    softmax, and `std` does not matter.
+    Args:
+        size: d. seeds: one per leader. std: of the initial x.
+        unit: for each number of the design or for all, > 0; a step's length is told as KL between
+            Gaussians of this standard deviation.
+    """
+
+    geometry = GAUSSIAN
+    unit: Tensor
+
+    def __init__(
+        self,
+        size: int,
+        seeds: Sequence[int] = (0,),
+        std: float = 0.01,
+        unit: float | Sequence[float] = 1.0,
+    ) -> None:
+        super().__init__()
+        self.count = count_of(seeds)
+        self.rows = size
+        self.register_buffer("unit", torch.as_tensor(unit, dtype=torch.float64))
+        self.x = nn.Parameter(normal(seeds, size, std=std))
+
+    def design(self) -> Tensor:
+        """The designs [M, d]."""
+        return self.unit * self.x
+
+    def position(self, observation: Tensor) -> Tensor:
+        """x and log 1 of each number, [M, d, 2]."""
+        return torch.stack([self.x, torch.zeros_like(self.x)], -1)
+
+    def parameters_at(self, design: Tensor) -> list[Tensor]:
+        """One leader's parameters at the design [d]."""
+        return [design / self.unit]
+
+
+AnyLeader = (
+    TabularSoftmax
+    | MLPCategorical
+    | SoftmaxBudget
+    | BoxDesign
+    | FreeDesign
+    | LinearGaussian
+    | MLPGaussian
+)
+
+
+def default_leader(game: Game, seeds: Sequence[int] = (0,), std: float | None = None) -> AnyLeader:
+    """The leader that fits the game.
+
+    One that chooses is a tabular softmax, or a network where it does not observe states one-hot;
+    one that acts in a Box a Gaussian: linear in a linear-quadratic game, else a network. A design
+    spends a budget, lies in a box, or is free.
 
     Args:
         seeds: one per leader.
-        std: of the initial parameters; the leader's own default unless given.
+        std: of the initial parameters; the leader's own default unless given. Networks have none.
     """
     space = game.leader_space
     spread = {} if std is None else {"std": std}
+    if isinstance(space, spaces.Box) and game.leader_moves == "every step":
+        return box_leader(game, seeds, **spread)
     if isinstance(space, spaces.Discrete) and not game.one_hot:
         return mlp_leader(game, seeds)
     if isinstance(space, spaces.Discrete):
@@ -185,22 +218,57 @@ def default_leader(
     if isinstance(space, Budget):
         return SoftmaxBudget(space, seeds, **spread)
     if isinstance(space, spaces.Box):
+        if not np.isfinite([space.low, space.high]).any():
+            return FreeDesign(space.shape[0], seeds, **spread)
         return BoxDesign(space, seeds, **spread)
     raise InputError(
         "a leader space Discrete, Box or Budget", f"{space!r}", "write a leader for it and pass it"
     )
 
 
-def spread_leader(
-    game: Game, seeds: Sequence[int]
-) -> TabularSoftmax | MLPCategorical | SoftmaxBudget | BoxDesign:
+def spread_leader(game: Game, seeds: Sequence[int]) -> AnyLeader:
     """The default leader with parameters N(0, 1): starting points of a search."""
     return default_leader(game, seeds, std=1.0)
 
 
-def mlp_leader(game: Game, seeds: Sequence[int] = (0,)) -> MLPCategorical:
+def mlp_leader(game: Game, seeds: Sequence[int] = (0,)) -> MLPCategorical | MLPGaussian:
     """A multi-layer perceptron for a game in which the leader acts at every step."""
     space = game.leader_space
-    if not isinstance(space, spaces.Discrete):
-        raise InputError("a leader space Discrete", f"{space!r}", "use the default leader")
+    if game.leader_moves == "once" or not isinstance(space, spaces.Discrete | spaces.Box):
+        raise InputError(
+            "a leader space Discrete or Box, where the leader acts at every step",
+            f"{space!r} and a leader that moves {game.leader_moves}",
+            "use the default leader",
+        )
+    if isinstance(space, spaces.Box):
+        return MLPGaussian(game.observation_space.shape[0], space, seeds=seeds)
     return MLPCategorical(game.observation_space.shape[0], int(space.n), seeds=seeds)
+
+
+def deterministic_leader(game: Game, seeds: Sequence[int] = (0,)) -> MLPDeterministic:
+    """A deterministic perceptron for a game in which the leader acts in a Box at every step."""
+    if game.leader_moves == "once":
+        raise InputError(
+            "a leader that acts in a Box at every step", "a design", "use the default leader"
+        )
+    return MLPDeterministic(game.observation_space.shape[0], game.leader_space, seeds=seeds)
+
+
+def box_leader(
+    game: Game, seeds: Sequence[int] = (0,), std: float = 0.0
+) -> LinearGaussian | MLPGaussian:
+    """A Gaussian for a game in which the leader acts in a Box, linear if the game is.
+
+    Args:
+        seeds: one per leader. std: of the initial gains, where it is linear.
+    """
+    if not game.linear:
+        return MLPGaussian(game.observation_space.shape[0], game.leader_space, seeds=seeds)
+    return LinearGaussian(
+        game.observation_space.shape[0],
+        game.leader_space.shape[0],  # type: ignore[index]
+        seeds,
+        std,
+        noise=game.leader_std,  # type: ignore[attr-defined]
+        affine=game.affine,  # type: ignore[attr-defined]
+    )

@@ -1,5 +1,6 @@
 """Soft actor-critic followers, for Discrete and for Box actions."""
 
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -63,12 +64,21 @@ class SACFollower(_ActorCriticFollower):
 
     name = "sac"
 
+    def __init__(
+        self,
+        config: LearningConfig | None = None,
+        network: NetworkConfig | None = None,
+        reach: float = 10.0,
+    ) -> None:
+        super().__init__(config, network)
+        self.reach = float(reach)
+
     def check(self, game: Game) -> None:
         space = game.follower_space
-        fits = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded()
+        fits = isinstance(space, spaces.Box) and len(space.shape) == 1
         if not fits or not np.all(cast(spaces.Box, space).low < cast(spaces.Box, space).high):
             raise InputError(
-                "a game with a bounded Box [e] as follower space for 'sac'",
+                "a game with a Box [e] as follower space for 'sac'",
                 f"{space!r}",
                 "use soft-q or discrete-sac for Discrete actions, and give a Box finite bounds",
             )
@@ -76,4 +86,16 @@ class SACFollower(_ActorCriticFollower):
     def learner(self, game: Game, generator: torch.Generator) -> Learner:
         from agents.tianshou_networks import BoxActorCritic, NetworkLearner
 
-        return NetworkLearner(game, self.config, self.network, BoxActorCritic, generator)
+        space = within(cast(spaces.Box, game.follower_space), self.reach)
+        kind = partial(BoxActorCritic, space=space)
+        return NetworkLearner(game, self.config, self.network, kind, generator)
+
+
+def within(space: spaces.Box, reach: float) -> spaces.Box:
+    """The Box with bounds 2 reach apart where it lacks any, about 0 where it lacks both."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    below = np.where(np.isinf(high), -reach, high - 2 * reach)
+    above = np.where(np.isinf(low), reach, low + 2 * reach)
+    low = np.where(np.isinf(low), below, low)
+    high = np.where(np.isinf(high), above, high)
+    return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)

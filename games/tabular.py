@@ -8,15 +8,20 @@ from typing import Any, ClassVar, NamedTuple, cast
 import numpy as np
 import torch
 from gymnasium import spaces
-from numpy.typing import ArrayLike
 from torch import Tensor
 
+from games.arrays import (
+    Array,
+    ArrayOrFunction,
+    array,
+    checked_design_space,
+    evaluated,
+    listed,
+    trial_designs,
+)
 from stackelberg.errors import InputError
-from stackelberg.game import Budget, Game, Step
+from stackelberg.game import Game, Step
 from stackelberg.model import TabularModel, check_distribution, check_finite, closed_classes
-
-Array = ArrayLike | Tensor
-ArrayOrFunction = Array | Callable[[Tensor], Tensor]
 
 
 class _Tabular(Game):
@@ -150,8 +155,8 @@ class TabularDesign(_Tabular):
     ) -> None:
         super().__init__(**settings)
         self.name = name
-        self.leader_space = _design_space(design_space)
-        trial = _trial_designs(design_space)
+        self.leader_space = checked_design_space(design_space)
+        trial = trial_designs(design_space)
         kernel = _kernel("transition", _evaluate("transition", transition, trial), "[S, B, S]")
         states, actions = kernel.shape[-1], kernel.shape[-2]
         self._describe(states, actions)
@@ -164,7 +169,7 @@ class TabularDesign(_Tabular):
         ):
             value = _evaluate(name_, given, trial)
             if callable(given):
-                _check_whole(name_, _array(name_, value), (states, actions))
+                _check_whole(name_, array(name_, value), (states, actions))
                 self._functions[name_] = given
             rewards[name_] = _reward(name_, value, (states, actions))
         if callable(transition):
@@ -291,17 +296,8 @@ def _split(kernel: Tensor, termination: Tensor | None) -> tuple[Tensor, Tensor |
 # ---------------------------------------------------------------- validation
 
 
-def _array(name: str, given: Array) -> Tensor:
-    try:
-        return torch.as_tensor(given, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{name}: an array of numbers", type(given).__name__, f"mend it ({error})"
-        ) from error
-
-
 def _kernel(name: str, given: Array, form: str) -> Tensor:
-    kernel = _array(name, given)
+    kernel = array(name, given)
     if (
         kernel.dim() != form.count(",") + 1
         or kernel.shape[0] != kernel.shape[-1]
@@ -317,7 +313,7 @@ def _kernel(name: str, given: Array, form: str) -> Tensor:
 
 
 def _reward(name: str, given: Array, shape: tuple[int, ...]) -> Tensor:
-    reward = _array(name, given)
+    reward = array(name, given)
     check_finite(name, reward)
     return _broadcast(name, reward, shape, (0, len(shape)))
 
@@ -342,7 +338,7 @@ def _broadcast(
 def _initial(given: Array | None, states: int) -> Tensor:
     if given is None:
         return torch.nn.functional.one_hot(torch.tensor(0), states).to(torch.float64)
-    initial = _array("initial", given)
+    initial = array("initial", given)
     if initial.shape != (states,):
         raise InputError(
             f"initial of shape [{states}]",
@@ -356,7 +352,7 @@ def _initial(given: Array | None, states: int) -> Tensor:
 def _termination(given: Array | None, shape: tuple[int, ...]) -> Tensor | None:
     if given is None:
         return None
-    termination = _array("termination", given)
+    termination = array("termination", given)
     if not ((termination >= 0) & (termination <= 1)).all():
         raise InputError(
             "termination: probabilities in [0, 1]",
@@ -366,36 +362,11 @@ def _termination(given: Array | None, shape: tuple[int, ...]) -> Tensor | None:
     return _broadcast("termination", termination, shape, (0, 1, len(shape)))
 
 
-def _design_space(space: spaces.Box) -> spaces.Box:
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not space.is_bounded():
-        raise InputError(
-            "design_space: a bounded Box (or Budget) of shape (d,)",
-            f"{space!r}",
-            "flatten the design into one vector and give finite low and high",
-        )
-    return space
-
-
-def _trial_designs(space: spaces.Box) -> Tensor:
-    """Three designs [3, d] at which functions of the design are tried."""
-    low, high = (torch.as_tensor(x, dtype=torch.float64) for x in (space.low, space.high))
-    if isinstance(space, Budget):
-        high = high / len(high)
-    return torch.stack([low, (low + high) / 2, high])
-
-
 def _evaluate(name: str, given: ArrayOrFunction, trial: Tensor) -> Array:
     """The array in the middle of the design space; a function's values are all validated."""
     if not callable(given):
         return given
-    value = given(trial)
-    if not isinstance(value, Tensor) or value.shape[:1] != trial.shape[:1]:
-        raise InputError(
-            f"{name}: a function from designs [M, d] to a tensor [M, ...]",
-            f"{type(value).__name__} of shape {list(getattr(value, 'shape', []))} for M = 3",
-            "keep the leading dimension and compute in torch",
-        )
-    value = value.detach().to(torch.float64)
+    value = evaluated(name, given, trial)
     (check_distribution if name == "transition" else check_finite)(name, value)
     return value[1]
 
@@ -404,8 +375,8 @@ def _check_whole(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     """What a function of the design returns is not broadcast: its first dimension is M."""
     if value.shape != shape:
         raise InputError(
-            f"{name}: a function from designs [M, d] to a tensor [M, {_listed(shape)}]",
-            f"shape [M, {_listed(value.shape)}]",
+            f"{name}: a function from designs [M, d] to a tensor [M, {listed(shape)}]",
+            f"shape [M, {listed(value.shape)}]",
             "expand it over the indices that it does not depend on",
         )
 
@@ -413,14 +384,10 @@ def _check_whole(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
 def _simulated(given: Array, kernel: Tensor, moved: bool) -> Tensor:
     simulated = _kernel("simulated_transition", given, "[S, B, S]")
     if moved or simulated.shape != kernel.shape:
-        beside = "a function of the design" if moved else f"shape [{_listed(kernel.shape)}]"
+        beside = "a function of the design" if moved else f"shape [{listed(kernel.shape)}]"
         raise InputError(
             "simulated_transition beside a constant transition of its shape",
-            f"shape [{_listed(simulated.shape)}] beside {beside}",
+            f"shape [{listed(simulated.shape)}] beside {beside}",
             "leave it out; it is there to reproduce published mismatches",
         )
     return simulated
-
-
-def _listed(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape))

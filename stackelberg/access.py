@@ -18,13 +18,15 @@ from torch import Tensor
 from stackelberg.config import Access
 from stackelberg.errors import InputError, told
 from stackelberg.game import Game
+from stackelberg.linear import LinearAnswer
 
 
 class Response(Protocol):
     """How the followers of M leaders act; all that a follower must have to offer is `sample`.
 
     It may also offer `log_prob` and `value`, of the same arguments but the generator, for leaders
-    that may see them, a best-response `gap` [M], and the environment `steps` that training took.
+    that may see them (in a Box `log_density(observation, leader_action, action)` [M, n] in place of
+    `log_prob`), a best-response `gap` [M], and the environment `steps` that training took.
     """
 
     def sample(
@@ -126,6 +128,15 @@ class TrajectoriesAccess:
         """
         raise self._refusal("the follower's policy")
 
+    def log_density(self, observation: Tensor, leader_action: Tensor, action: Tensor) -> Tensor:
+        """log g(b|s,a) [M, n] of follower actions [M, n, m] in a Box, as `log_prob`."""
+        raise self._refusal("the follower's policy")
+
+    @property
+    def answer(self) -> LinearAnswer | None:
+        """The gains of a linear-Gaussian follower, where it shows them."""
+        return None
+
     def value(self, observation: Tensor, leader_action: Tensor) -> Tensor:
         """The soft value V_F(s,a): [M, n].
 
@@ -155,6 +166,13 @@ class PolicyAccess(TrajectoriesAccess):
     def log_prob(self, observation: Tensor, leader_action: Tensor) -> Tensor:
         return self._asked("log_prob", observation, leader_action)
 
+    def log_density(self, observation: Tensor, leader_action: Tensor, action: Tensor) -> Tensor:
+        return self._asked("log_density", observation, leader_action, action)
+
+    @property
+    def answer(self) -> LinearAnswer | None:
+        return getattr(self._response, "answer", None)
+
 
 class ValueAccess(PolicyAccess):
     """A follower whose values the leader knows, too."""
@@ -173,7 +191,12 @@ LEVELS: dict[Access, type[TrajectoriesAccess]] = {
 
 def check_shows(response: Any, access: Access) -> None:
     """Raise InputError unless a response has what a leader with that access may ask for."""
-    missing = [name for name in LEVELS[access].shows if not hasattr(response, name)]
+    stands_for = {"log_prob": "log_density"}  # in a Box
+    missing = [
+        name
+        for name in LEVELS[access].shows
+        if not hasattr(response, name) and not hasattr(response, stands_for.get(name, name))
+    ]
     if "sample" in missing:
         raise InputError(
             "a follower whose best_respond() returns a response, with a method sample()",

@@ -27,7 +27,7 @@ from stackelberg.errors import InputError
 from stackelberg.estimators import Estimator, Evidence, estimator, exact_oracle
 from stackelberg.game import Game
 from stackelberg.identity import identity
-from stackelberg.optimisers import OPTIMISERS
+from stackelberg.optimisers import optimiser
 from stackelberg.probe import Probe
 from stackelberg.process import interrupts, single_thread
 from stackelberg.progress import Report, silent
@@ -43,7 +43,7 @@ from stackelberg.summary import (
     versions,
     warn_without_influence,
 )
-from stackelberg.trust_region import TrustRegion, norm
+from stackelberg.trust_region import TrustRegion, geometry_of, norm
 from stackelberg.types import (
     Commitment,
     Follower,
@@ -115,7 +115,7 @@ class Coordinator:
             raise InputError("an output folder to resume", "none", "pass out")
         self.best_known = best_known
         self._estimator = estimator(self.config.estimator, game)
-        self._advance = OPTIMISERS[self.config.optimiser]
+        self._advance = optimiser(self.config.optimiser, geometry_of(leader))
         self._commitment()  # the leader fits the game, or this says why not
         if hasattr(follower, "sample"):  # it is its own response; others are looked at when made
             check_shows(follower, self.config.access)
@@ -123,9 +123,8 @@ class Coordinator:
         self.label = known | (label or {})
         self.memory = memory_of(game, self.seeds, self.config.estimate_temperature)
         self._parameters = list(leader.parameters())
-        self.region = TrustRegion(
-            self._parameters, self.config.radius, self.config.max_radius, leader.rows
-        )
+        limits = self.config.radius, self.config.max_radius
+        self.region = TrustRegion(self._parameters, *limits, leader.rows, geometry_of(leader))
         self.iteration, self.seconds = 0, 0.0
         self.steps = {"leader": 0, "follower": 0}
         self.metrics: list[dict[str, Any]] = []
@@ -211,10 +210,11 @@ class Coordinator:
             gae_lambda=self.config.gae_lambda,
         )
         direct, indirect = self._gradients(self._estimator, evidence, attached)
-        if self.iteration == 0 and self.game.tabular:
+        if self.iteration == 0 and evidence.oracle is not None:
             exact_parts = self._gradients(exact_oracle, evidence, attached)
             true = [part for parts in exact_parts for part in parts]
-            warn_without_influence(evidence, [*direct, *indirect], true)
+            scale = evidence.oracle.scale
+            warn_without_influence(scale, [*direct, *indirect], true)
         gradient = [a + b for a, b in zip(direct, indirect, strict=True)]
         values = evidence.critics.leader_state_value.abs().amax(-1)
         floor = VANISHED * (norm(direct) + norm(indirect)) + ROUNDING * values

@@ -80,6 +80,7 @@ class Environment(ParallelEnv[str, np.ndarray, Any]):
         self._generator.seed()
         self._state: Tensor | None = None
         self._design: Tensor | None = None
+        self._moves: tuple[Tensor, Tensor] | None = None  # the last ones
         self._time = 0
 
     def observation_space(self, agent: str) -> spaces.Space:
@@ -96,7 +97,7 @@ class Environment(ParallelEnv[str, np.ndarray, Any]):
             self._generator.manual_seed(int(seed))
         self.agents = list(AGENTS)
         self._state = self.game.initial(1, self._generator)
-        self._design = None
+        self._design = self._moves = None
         self._time = 0
         return self._observations(), _for_both({})
 
@@ -121,7 +122,7 @@ class Environment(ParallelEnv[str, np.ndarray, Any]):
         leader_action = self._leader_action(actions)
         follower_action = self._action("follower", actions)
         outcome = self.game.step(self._state, leader_action, follower_action, self._generator)
-        self._state = outcome.state
+        self._state, self._moves = outcome.state, (leader_action, follower_action)
         self._time += 1
         terminated = bool(outcome.terminated.item())
         truncated = not terminated and self._time >= self.max_cycles
@@ -141,7 +142,10 @@ class Environment(ParallelEnv[str, np.ndarray, Any]):
         return self.game.observe(self._state)[0].numpy()
 
     def render(self) -> np.ndarray | None:
-        """The state as a picture [height, width, 3] of uint8; None without a render mode."""
+        """The state, and the moves that led to it, as a picture [height, width, 3] of uint8.
+
+        None without a render mode.
+        """
         if self.render_mode is None:
             gymnasium.logger.warn("render() needs an environment with render_mode='rgb_array'")
             return None
@@ -150,7 +154,10 @@ class Environment(ParallelEnv[str, np.ndarray, Any]):
 
         canvas = FigureCanvasAgg(Figure(figsize=(4, 4), dpi=80, layout="tight"))
         title = f"{self.game.name}, step {self._time}"
-        self.game.picture(canvas.figure.add_subplot(), self.state(), title)
+        axes, values = canvas.figure.add_subplot(), self.state()
+        self.game.picture(axes, values, title)
+        if self._moves is not None:
+            self.game.picture_moves(axes, values, *(move[0].numpy() for move in self._moves))
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

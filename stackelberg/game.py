@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from stackelberg.errors import InputError
+from stackelberg.grid import Grid
 from stackelberg.linear import LinearModel
 from stackelberg.model import TabularModel, check_settings
 from stackelberg.vector import VectorGame, VectorSteps
@@ -286,7 +287,20 @@ class Game(ABC):
         """The arrays that play follows; another model than `model` only to reproduce a mismatch."""
         return self.model(design)
 
+    @property
+    def grid(self) -> Grid | None:
+        """Where the states lie, if they are cells of a grid."""
+        return None
+
     def picture(self, axes: Any, values: np.ndarray, title: str) -> None:
         """Draw one number per state [S]; grids draw themselves as grids."""
+        if self.grid is not None:
+            self.grid.draw(axes, values, title)
+            return
         axes.bar(range(len(values)), values)
         axes.set(title=title, xlabel="state")
+
+    def picture_moves(  # noqa: B027  most games draw none
+        self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
+    ) -> None:
+        """Draw over a picture of the state that was reached what both did to reach it."""

@@ -1,11 +1,39 @@
-"""Linear-quadratic games: their matrices, and oracles on them."""
+"""Linear-quadratic games: their matrices, and the oracles on them.
 
+Homogeneous coordinates keep the formulas short: y = (1, s), and z = (1, s, a, b), so that constants
+and linear terms are entries of the same matrices. With a leader a ~ N(gain y, diag(std^2)) all is
+closed under one step: values are quadratic forms of y, the follower's soft best response is linear
+with Gaussian noise, and second moments of y obey a linear recursion.
+
+    G     = C_F + gamma_F F' X F                      q_F = -z' G z, X of the follower's mean value
+    b     ~ N(-G_bb^-1 G_b(ya) (y, a), (beta / 2) G_bb^-1)              the soft best response
+    V_F   = -(y, a)' [G_(ya)(ya) - G_(ya)b G_bb^-1 G_b(ya)] (y, a) + (beta / 2) log det(pi beta
+            G_bb^-1)
+
+All is batched over M leaders and differentiable. The gradient of X through the fixed point is that
+of one evaluation at the fixed best response (the envelope theorem: no choice of the follower's own
+can raise its value to first order), a linear system of (1 + n)^2 unknowns.
+
+Source: maximum-entropy linear-quadratic control as in Kudo et al., arXiv:2603.14867; on discounted
+Riccati equations, Bertsekas, Dynamic Programming and Optimal Control.
+"""
+
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from stackelberg.errors import InputError
+from stackelberg.model import spread
+
+SWEEPS = 2000  # of value iteration until a follower has its system in hand
+NEWTON = 30  # Newton steps on the Riccati equation after that
+EXACT = 1e-13  # relative change of the value at which they end
+NEGLIGIBLE = 1e-12  # share of a discounted bump that is left when the sum over time ends
+FAR = 1e60  # beyond which powers of a diverging system are not followed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,25 +44,26 @@ class LinearModel:
 
         s'  = transition z + w,  w ~ N(0, noise)
         r_F = -z' follower_cost z
-        r_L = -z' leader_cost z + height exp(-z' bump z / 2),
+        r_L = -z' leader_cost z + height exp(-|bump z|^2 / 2),
 
     so that constants and linear terms stand in the first row and column. Under a design, k = 0 and
-    the matrices depend on it, attached. Costs and `bump` are symmetric. Everything is in float64;
-    what M designs move has the leading dimension M, [M, ...], the rest may do without.
+    the matrices depend on it, attached. Costs are symmetric. Everything is in float64; what M
+    designs move, or M leaders have learned, has the leading dimension M, [M, ...], the rest may do
+    without.
     """
 
     transition: Tensor  # [.., n, K]
-    noise: Tensor  # [n, n], covariance
-    initial_mean: Tensor  # [n]
-    initial_covariance: Tensor  # [n, n]
+    noise: Tensor  # [.., n, n], covariance
+    initial_mean: Tensor  # [.., n]
+    initial_covariance: Tensor  # [.., n, n]
     leader_cost: Tensor  # [.., K, K]
-    follower_cost: Tensor  # [.., K, K]
-    bump: Tensor | None = None  # [.., K, K], positive semidefinite
-    height: float = 1.0  # of the bump
+    follower_cost: Tensor  # [.., K, K], positive definite in b
+    bump: Tensor | None = None  # [.., r, K]
+    height: float | Tensor = 1.0  # of the bump, one or [M]
     leader_actions: int = 0  # k
     leader_discount: float = 0.99
     follower_discount: float = 0.99
-    temperature: float = 0.1
+    temperature: float | Tensor = 0.1  # one or [M]
     follower_observes_action: bool = True
 
     @property
@@ -56,3 +85,480 @@ class LinearModel:
     def detach(self) -> "LinearModel":
         """The same numbers without a gradient."""
         return self.map(torch.Tensor.detach)
+
+    @property
+    def step(self) -> Tensor:
+        """F of y' = F z + (0, w): [.., 1 + n, K]."""
+        one = torch.zeros_like(self.transition[..., :1, :])
+        one[..., 0] = 1
+        return torch.cat([one, self.transition], -2)
+
+    @property
+    def begin(self) -> Tensor:
+        """E y_0: [.., 1 + n]."""
+        return torch.nn.functional.pad(self.initial_mean, (1, 0), value=1.0)
+
+    @property
+    def start(self) -> Tensor:
+        """E[y_0 y_0']: [.., 1 + n, 1 + n]."""
+        mean = self.begin
+        return mean.unsqueeze(-1) * mean.unsqueeze(-2) + _padded(self.initial_covariance)
+
+
+class LinearPolicy(NamedTuple):
+    """Leaders that move by a ~ N(gain y, diag(std^2)); k = 0 under a design."""
+
+    gain: Tensor  # [M, k, 1 + n]
+    std: Tensor  # [M, k]
+
+    def detach(self) -> "LinearPolicy":
+        return LinearPolicy(self.gain.detach(), self.std.detach())
+
+
+class LinearAnswer(NamedTuple):
+    """Followers that move by b ~ N(gain (y, a), covariance)."""
+
+    gain: Tensor  # [M, m, 1 + n + k], 0 on an action that is not observed
+    covariance: Tensor  # [M, m, m]
+
+    def detach(self) -> "LinearAnswer":
+        return LinearAnswer(self.gain.detach(), self.covariance.detach())
+
+
+class LinearBest(NamedTuple):
+    """The best answers, and what the followers make of them; 0 where there is none."""
+
+    answer: LinearAnswer
+    value: Tensor  # [M, 1 + n + k, 1 + n + k]: V_F(s,a) = -(y, a)' value (y, a)
+    state_value: Tensor  # [M, 1 + n, 1 + n] X: E_a V_F(s,a) = -y' X y
+    solved: Tensor  # [M] bool: there is a best response, and it was found
+
+
+class Loop(NamedTuple):
+    """Leader and follower in place: z = span y + noise, y' = system y + noise."""
+
+    span: Tensor  # [M, K, 1 + n]
+    system: Tensor  # [M, 1 + n, 1 + n]
+    scatter: Tensor  # [M, K, K], covariance of z given y
+    arrival: Tensor  # [M, 1 + n, 1 + n], covariance of y' given y
+
+
+def close(model: LinearModel, policy: LinearPolicy, answer: LinearAnswer) -> Loop:
+    """The closed loop of leaders and followers."""
+    count, states = len(policy.gain), model.states + 1
+    eye = torch.eye(states, dtype=policy.gain.dtype).expand(count, -1, -1)
+    situation = torch.cat([eye, policy.gain], 1)  # (y, E a)
+    span = torch.cat([situation, answer.gain @ situation], 1)
+    seen = answer.gain[..., states:]
+    leader = torch.diag_embed(policy.std.square())
+    carried = torch.cat([torch.eye(policy.std.shape[1]).to(seen).expand(count, -1, -1), seen], 1)
+    inner = carried @ leader @ carried.mT
+    chosen = torch.nn.functional.pad(answer.covariance, (policy.std.shape[1], 0) * 2)
+    scatter = torch.nn.functional.pad(inner + chosen, (states, 0, states, 0))
+    step = model.step
+    arrival = step @ scatter @ step.mT + _padded(model.noise)
+    return Loop(span, step @ span, scatter, arrival)
+
+
+def radius(loop: Loop) -> Tensor:
+    """Spectral radius of what becomes of s, [M]: discount^1/2 times it below 1 is stable."""
+    return torch.linalg.eigvals(loop.system.detach()[:, 1:, 1:]).abs().amax(-1)
+
+
+# ---------------------------------------------------------------- the follower
+
+
+def best_response(
+    model: LinearModel, policy: LinearPolicy, start: Tensor | None = None
+) -> LinearBest:
+    """The soft best response to M leaders, attached to model and policy.
+
+    Value iteration until the follower has its system in hand, Newton steps (evaluations of what
+    would be best against the last value) to rounding, one attached evaluation.
+
+    Args:
+        start: X [M, 1 + n, 1 + n] to begin with.
+
+    Returns:
+        The answers; where there is none `solved` is False, and all else is 0.
+    """
+    with torch.no_grad():
+        still, moves = model.detach(), policy.detach()
+        shape = len(policy.gain), model.states + 1, model.states + 1
+        value = torch.zeros(shape, dtype=policy.gain.dtype) if start is None else start
+        solved = torch.zeros(shape[0], dtype=torch.bool)
+        for sweep in range(SWEEPS):
+            best = soft_response(still, moves, value)
+            if sweep % 8 == 0:
+                loop = close(still, moves, best.answer)
+                near = _near(value) & _near(loop.system) & best.solved
+                stable = torch.zeros_like(solved)
+                if near.any():
+                    held = radius(Loop(*(part[near] for part in loop)))
+                    stable[near] = still.follower_discount**0.5 * held < 1
+                solved = stable
+                if (solved | ~near).all():
+                    break
+            value = best.state_value
+        for _ in range(NEWTON):
+            before = value
+            value = _evaluated(still, moves, _kept(best, solved).answer)
+            best = soft_response(still, moves, value)
+            solved = solved & best.solved
+            change = (value - before).abs().amax((1, 2))
+            if ((change <= EXACT * value.abs().amax((1, 2))) | ~solved).all():
+                break
+        answer = _kept(best, solved).answer
+    return _kept(soft_response(model, policy, _evaluated(model, policy, answer)), solved)
+
+
+def _kept(best: LinearBest, solved: Tensor) -> LinearBest:
+    """What is solved, 0 in place of the rest."""
+    keep = solved.view(-1, 1, 1)
+    answer = LinearAnswer(*(torch.where(keep, x, 0.0) for x in best.answer))
+    value, state_value = (torch.where(keep, x, 0.0) for x in best[1:3])
+    return LinearBest(answer, value, state_value, solved)
+
+
+def _near(matrices: Tensor) -> Tensor:
+    """Are the matrices [..., p, p] numbers to go on with?"""
+    return (matrices.abs() < FAR).all(-1).all(-1)
+
+
+def action_value(model: LinearModel, state_value: Tensor) -> Tensor:
+    """G of q_F(s,a,b) = -z' G z, [M, K, K], from X [M, 1 + n, 1 + n]."""
+    step, discount = model.step, model.follower_discount
+    noise = (state_value[..., 1:, 1:] * model.noise).sum((-2, -1))
+    cost = model.follower_cost + discount * step.mT @ state_value @ step
+    return cost + discount * _constant(noise, cost.shape[-1])
+
+
+def soft_response(model: LinearModel, policy: LinearPolicy, state_value: Tensor) -> LinearBest:
+    """What is best against X, and its value: one sweep of soft value iteration.
+
+    Args:
+        state_value: X [M, 1 + n, 1 + n].
+
+    Returns:
+        The answers; `solved` tells where the cost of b is positive definite, so that there is one.
+    """
+    cost, beta = action_value(model, state_value), model.temperature
+    states, actions = model.states + 1, policy.gain.shape[1]
+    eye = torch.eye(states, dtype=cost.dtype).expand(len(policy.gain), -1, -1)
+    situation = torch.cat([eye, policy.gain], 1)  # [M, 1 + n + k, 1 + n]
+    scatter = torch.diag_embed(policy.std.square())
+    seen = states + actions if model.follower_observes_action else states
+    if not model.follower_observes_action:
+        blind = _stacked(situation, model.follower_actions)
+        rest = (cost[:, states : states + actions, states : states + actions] * scatter).sum((1, 2))
+        cost = blind.mT @ cost @ blind + _constant(rest, blind.shape[-1])
+    across, own = cost[:, seen:, :seen], cost[:, seen:, seen:]
+    solid, factor = _definite(own)
+    gain = -torch.cholesky_solve(across, factor)
+    covariance = spread(beta, 2) / 2 * torch.cholesky_inverse(factor)
+    sharp = factor.diagonal(dim1=1, dim2=2).log().sum(-1)  # log det own / 2
+    single = torch.as_tensor(math.pi * beta, dtype=cost.dtype).log()
+    freedom = beta * (own.shape[-1] / 2 * single - sharp)
+    value = cost[:, :seen, :seen] + across.mT @ gain - _constant(freedom, seen)
+    if not model.follower_observes_action:
+        state_value = value
+        gain = torch.nn.functional.pad(gain, (0, actions))
+        value = torch.nn.functional.pad(value, (0, actions, 0, actions))
+    else:
+        rest = (value[:, states:, states:] * scatter).sum((1, 2))
+        state_value = situation.mT @ value @ situation + _constant(rest, states)
+    return LinearBest(LinearAnswer(gain, covariance), value, state_value, solid)
+
+
+def sweep(
+    model: LinearModel, policy: LinearPolicy, state_value: Tensor, sweeps: int, backups: int = 1
+) -> Tensor:
+    """X [M, 1 + n, 1 + n] after `sweeps` soft policy sweeps of `backups` backups each.
+
+    A sweep fixes the answer that is best against X and backs X up under it `backups` times; with
+    one backup this is soft value iteration.
+    """
+    for _ in range(sweeps):
+        best = soft_response(model, policy, state_value)
+        state_value = best.state_value  # the first backup under the fresh answer
+        loop, size = close(model, policy, best.answer), model.states + 1
+        bonus = model.temperature * _entropy(best.answer.covariance)
+        for _ in range(backups - 1):
+            cost = action_value(model, state_value)
+            at_once = (cost * loop.scatter).sum((-2, -1)) - bonus
+            state_value = loop.span.mT @ cost @ loop.span + _constant(at_once, size)
+    return state_value
+
+
+def _definite(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the matrices [M, m, m] are positive definite, and Cholesky factors (1 elsewhere)."""
+    symmetric = (matrices + matrices.mT) / 2
+    fits = _near(symmetric)
+    eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype)
+    safe = torch.where(fits.view(-1, 1, 1), symmetric, eye)
+    failed = torch.linalg.cholesky_ex(safe.detach()).info != 0
+    safe = torch.where(failed.view(-1, 1, 1), eye, safe)
+    return fits & ~failed, torch.linalg.cholesky(safe)
+
+
+def _stacked(situation: Tensor, follower_actions: int) -> Tensor:
+    """(y, b) -> (y, E a, b)."""
+    own = torch.eye(follower_actions, dtype=situation.dtype).expand(len(situation), -1, -1)
+    left = torch.nn.functional.pad(situation, (0, 0, 0, follower_actions))
+    right = torch.nn.functional.pad(own, (0, 0, situation.shape[1], 0))
+    return torch.cat([left, right], -1)
+
+
+def _evaluated(model: LinearModel, policy: LinearPolicy, answer: LinearAnswer) -> Tensor:
+    """X of the follower's soft value if it goes on with an answer: [M, 1 + n, 1 + n].
+
+    0 where that diverges.
+    """
+    entropy = _entropy(answer.covariance)
+    return _form(
+        close(model, policy, answer),
+        model.follower_cost,
+        model.follower_discount,
+        -model.temperature * entropy,
+    )
+
+
+def _entropy(covariance: Tensor) -> Tensor:
+    """Of N(., covariance), [M]; 0 where there is none."""
+    solid, factor = _definite(covariance)
+    log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(-1)
+    size = covariance.shape[-1] * math.log(2 * math.pi * math.e)
+    return torch.where(solid, (size + log_det) / 2, 0.0)
+
+
+def follower_gap(model: LinearModel, policy: LinearPolicy, answer: LinearAnswer) -> Tensor:
+    """How much soft return from the start the answer leaves to the best response, [M] >= 0.
+
+    Infinite where the answer lets the follower's own return diverge.
+    """
+    best = best_response(model, policy)
+    loop = close(model, policy, answer)
+    stable = model.follower_discount**0.5 * radius(loop) < 1
+    lost = ((_evaluated(model, policy, answer) - best.state_value) * model.start).sum((-2, -1))
+    return torch.where(stable & best.solved, lost.clamp(min=0.0), torch.inf)
+
+
+# ---------------------------------------------------------------- returns
+
+
+def _form(loop: Loop, cost: Tensor, discount: float, constant: Tensor | float) -> Tensor:
+    """X of E sum_t discount^t (z_t' cost z_t + constant) = y_0' X y_0: [M, 1 + n, 1 + n].
+
+    X = span' cost span + discount system' X system + e e' (<cost, scatter> + discount <X, arrival>
+    + constant), e the first unit vector; 0 where the sum diverges.
+    """
+    stable = discount**0.5 * radius(loop) < 1
+    keep = stable.view(-1, 1, 1)
+    system, arrival = (torch.where(keep, x, 0.0) for x in (loop.system, loop.arrival))
+    size = system.shape[-1]
+    at_once = (cost * loop.scatter).sum((-2, -1)) + constant
+    drive = loop.span.mT @ cost @ loop.span + _constant(at_once, size)
+    passage = torch.einsum("mki,mlj->mijkl", system, system).flatten(3).flatten(1, 2)
+    unit = torch.zeros(size * size, 1, dtype=system.dtype)
+    unit[0] = 1
+    passage = passage + unit * arrival.flatten(1).unsqueeze(1)
+    whole = torch.eye(size * size, dtype=system.dtype) - discount * passage
+    found = torch.linalg.solve(whole, drive.flatten(1).unsqueeze(-1))
+    return torch.where(keep, found.view_as(system), 0.0)
+
+
+def leader_return(
+    model: LinearModel,
+    policy: LinearPolicy,
+    answer: LinearAnswer,
+    horizon: int | None = None,
+    discount: float | None = None,
+    negligible: float = NEGLIGIBLE,
+) -> Tensor:
+    """E sum_t gamma_L^t r_L against an answer, [M]; attached.
+
+    Args:
+        horizon: of the sum; unbounded unless given.
+        discount: gamma_L, the model's own unless given.
+        negligible: share of a bump's discounted sum that may be left where it ends unbounded.
+
+    Returns:
+        -inf where the quadratic part diverges.
+    """
+    gamma = model.leader_discount if discount is None else discount
+    loop = close(model, policy, answer)
+    known = torch.ones_like(loop.span[:, 0, 0], dtype=torch.bool)
+    total = torch.zeros_like(loop.span[:, 0, 0])
+    if model.leader_cost.any():
+        if horizon is None:
+            known = known & (gamma**0.5 * radius(loop) < 1)
+            form = _form(loop, model.leader_cost, gamma, 0.0)
+            total = total - (form * model.start).sum((-2, -1))
+        else:
+            everything = torch.eye(loop.system.shape[-1]).to(loop.system).expand_as(loop.system)
+            mean, covariance, near = _moments(model, loop, everything, horizon)
+            known = known & near.all(-1)
+            second = covariance + mean.unsqueeze(2) * mean.unsqueeze(1)
+            cost = loop.span.mT @ model.leader_cost @ loop.span
+            at_once = (model.leader_cost * loop.scatter).sum((-2, -1)).unsqueeze(1)
+            paid = torch.einsum("mij,mijt->mt", cost, second) + at_once
+            total = total - (paid * _weights(gamma, horizon)).sum(-1)
+    if model.bump is not None:
+        steps = horizon
+        if steps is None:
+            steps = 1 if gamma == 0 else math.ceil(math.log(negligible) / math.log(gamma))
+        total = total + (_bumps(model, loop, steps) * _weights(gamma, steps)).sum(-1)
+    return torch.where(known, total, -torch.inf)
+
+
+def action_values(
+    model: LinearModel, policy: LinearPolicy, answer: LinearAnswer
+) -> tuple[Tensor, Tensor]:
+    """Q_L(s,a,b) = z' Q z and, but for what entropies add, q_F, [M, K, K] each.
+
+    0 where they diverge. Without the leader's bump, whose values are no quadratic forms.
+    """
+    loop, step = close(model, policy, answer), model.step
+    found = []
+    for cost, discount in (
+        (model.leader_cost, model.leader_discount),
+        (model.follower_cost, model.follower_discount),
+    ):
+        later = _form(loop, cost, discount, 0.0)
+        noise = (later[..., 1:, 1:] * model.noise).sum((-2, -1))
+        worth = cost + discount * (step.mT @ later @ step + _constant(noise, step.shape[-1]))
+        found.append(-worth)
+    return found[0], found[1]
+
+
+def objective(model: LinearModel, policy: LinearPolicy, **given: Any) -> Tensor:
+    """The leader's objective against the exact best response, [M]; see `leader_return`.
+
+    -inf where there is no best response.
+    """
+    best = best_response(model, policy)
+    return torch.where(best.solved, leader_return(model, policy, best.answer, **given), -torch.inf)
+
+
+def surrogates(
+    model: LinearModel, policy: LinearPolicy, answer: LinearAnswer
+) -> tuple[Tensor, Tensor]:
+    """[M] each, whose gradients are the direct and the indirect term of the hypergradient.
+
+    direct = d J(theta, g) at the answer g that is given, indirect = dJ/dg dg*/dtheta, g* the best
+    response. Together the exact hypergradient where model and answer are exact.
+    """
+    best = best_response(model, policy)
+    given = LinearAnswer(*(part.detach().requires_grad_() for part in answer))
+    direct = leader_return(model, policy, given)
+    slopes = torch.autograd.grad(direct.sum(), given, retain_graph=True)
+    moved = [(g * x).sum((-2, -1)) for g, x in zip(slopes, best.answer, strict=True)]
+    return direct, torch.where(best.solved, torch.stack(moved).sum(0), -torch.inf)
+
+
+def _moments(
+    model: LinearModel, loop: Loop, head: Tensor, horizon: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [M, r, T] and covariance [M, r, r, T] of head y_t, and which are near [M, T].
+
+    With L_t = head A^t: mean_t = L_t y, cov_t = L_t C_0 L_t' + sum_{i<t} L_i W L_i'. Where they are
+    too far to be followed they are 0.
+
+    Args:
+        head: [M, r, 1 + n].
+    """
+    reach, near = _powers(head, loop.system, horizon)
+    first = _around(reach, _padded(model.initial_covariance).expand_as(loop.arrival))
+    added = _around(reach, loop.arrival)
+    covariance = first + added.cumsum(-1) - added
+    mean = (model.begin.view(-1, reach.shape[1], 1, 1) * reach).sum(1)
+    return mean, torch.where(near[:, None, None], covariance, 0.0), near
+
+
+def _around(reach: Tensor, covariance: Tensor) -> Tensor:
+    """L C L' [M, r, r, T] of L' [M, p, r, T] and C [M, p, p]."""
+    half = (covariance @ reach.flatten(2)).view_as(reach)
+    return (half.unsqueeze(3) * reach.unsqueeze(2)).sum(1)
+
+
+def _powers(head: Tensor, system: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(head system^t)' for t < count, [M, p, r, count], and which of them are near [M, count].
+
+    By doubling. From the first that is not near on they are 0.
+    """
+    reach, jump = head.mT.unsqueeze(-1), system.mT
+    near = torch.ones(len(head), 1, dtype=torch.bool)
+    while near.shape[1] < count:
+        fits = _near(jump)
+        jump = torch.where(fits.view(-1, 1, 1), jump, 0.0)
+        more = (jump @ reach.flatten(2)).view_as(reach)
+        small = fits.unsqueeze(-1) & (more.abs() < FAR).all(2).all(1)
+        reach = torch.cat([reach, torch.where(small[:, None, None], more, 0.0)], -1)
+        near = torch.cat([near, small], 1)
+        jump = jump @ jump
+    near = near[:, :count].long().cumprod(1).bool()
+    return torch.where(near[:, None, None], reach[..., :count], 0.0), near
+
+
+def _bumps(model: LinearModel, loop: Loop, horizon: int) -> Tensor:
+    """height E exp(-|bump z_t|^2 / 2) for t < horizon, [M, T]; 0 where z_t is too far away.
+
+    Of u = bump z ~ N(mean, cov): |1 + cov|^-1/2 exp(-mean' (1 + cov)^-1 mean / 2), by Gaussian
+    elimination.
+    """
+    assert model.bump is not None
+    mean, width, near = _moments(model, loop, model.bump @ loop.span, horizon)
+    own = model.bump @ loop.scatter @ model.bump.mT
+    width = width + (own + torch.eye(own.shape[-1], dtype=own.dtype)).unsqueeze(-1)
+    log_value = torch.zeros_like(mean[:, 0])
+    while width.shape[1]:
+        pivot = width[:, 0, 0].clamp(min=1.0)  # which it is but for rounding
+        column, first = width[:, 1:, 0], mean[:, 0]
+        log_value = log_value - (first.square() / pivot + pivot.log()) / 2
+        ratio = column / pivot.unsqueeze(1)
+        mean = mean[:, 1:] - ratio * first.unsqueeze(1)
+        width = width[:, 1:, 1:] - ratio.unsqueeze(2) * column.unsqueeze(1)
+    return torch.where(near, spread(model.height, 1) * log_value.exp(), 0.0)
+
+
+def _weights(discount: float, horizon: int) -> Tensor:
+    return discount ** torch.arange(horizon, dtype=torch.float64)
+
+
+# ---------------------------------------------------------------- small things
+
+
+def linear_policy(count: int, states: int, leader: Any = None) -> LinearPolicy:
+    """The policy of M leaders, k = 0 without any.
+
+    Args:
+        count: M. states: n. leader: a `LinearLeader`, or None under a design.
+
+    Raises:
+        InputError: if the leader is not linear-Gaussian.
+    """
+    if leader is None:
+        empty = torch.zeros(count, 0, 1 + states, dtype=torch.float64)
+        return LinearPolicy(empty, empty[..., 0])
+    if not is_linear(leader):
+        raise InputError(
+            "a linear-Gaussian leader, for which there are oracles",
+            type(leader).__name__,
+            "use agents.LinearGaussian, or a follower and an estimator that do not solve the game",
+        )
+    return LinearPolicy(leader.gain().double(), leader.std().double())
+
+
+def is_linear(leader: Any) -> bool:
+    """Is the leader a `LinearLeader`, as far as oracles go?"""
+    return hasattr(leader, "gain") and hasattr(leader, "std")
+
+
+def _padded(covariance: Tensor) -> Tensor:
+    """The covariance of s as that of y."""
+    return torch.nn.functional.pad(covariance, (1, 0, 1, 0))
+
+
+def _constant(values: Tensor, size: int) -> Tensor:
+    """Numbers [M] as quadratic forms of (1, ...), [M, size, size]."""
+    return torch.nn.functional.pad(values[..., None, None], (0, size - 1, 0, size - 1))

@@ -1,9 +1,10 @@
 """What a leader makes of a hypergradient: steps inside one trust region, along other directions.
 
 A `TrustRegion` decides how far the leader goes, and is all that has a state; an optimiser decides
-where to. All read the gradient and the leader's position, p_nk = exp position() [M, n, K]: the
-policy's probabilities in every state, the shares of a budget, the two sides of a place in a box. So
-every optimiser serves every leader and every estimator.
+where to. All read the gradient and the leader's position [M, n, K] in its geometry: the logarithms
+of probabilities p_nk (the policy in every state, the shares of a budget, the two sides of a place
+in a box), or means and log standard deviations of Gaussians. So every optimiser serves every
+estimator, and every leader, but ppo, which needs probabilities to clip.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from stackelberg.config import Optimiser
-from stackelberg.trust_region import TrustRegion, inner, norm, scale
+from stackelberg.errors import InputError
+from stackelberg.trust_region import CATEGORICAL, Geometry, TrustRegion, inner, norm, scale
 
 CLIP = 0.2  # by which a probability may change, relative to itself, before it gains no more
 EPOCHS = 10  # gradient steps on one clipped surrogate
@@ -75,7 +77,11 @@ def ppo(
 
     Source: Schulman et al., arXiv:1707.06347, eq. 7; compatible advantages: Sutton et al., NIPS
     1999, and Kakade, NeurIPS 2001.
+
+    Raises:
+        InputError: if the leader's position is not of probabilities.
     """
+    require_probabilities(region.geometry)
     push, before = region.judge(gradient, floor), position()
     fisher = Fisher(region, before, visits)
     advantage = fisher.along(fisher.solve(push))
@@ -107,30 +113,49 @@ OPTIMISERS: dict[Optimiser, Step] = {
 }
 
 
+def optimiser(name: Optimiser, geometry: Geometry) -> Step:
+    """The optimiser of that name. Raises InputError if it does not serve the geometry."""
+    if name == "ppo":
+        require_probabilities(geometry)
+    return OPTIMISERS[name]
+
+
+def require_probabilities(geometry: Geometry) -> None:
+    """Raise InputError unless positions are log-probabilities, whose ratios ppo clips."""
+    if geometry is not CATEGORICAL:
+        raise InputError(
+            "a leader of finitely many choices, a budget or a place in a box for ppo, which clips "
+            "ratios of probabilities",
+            "a leader whose position is a Gaussian",
+            "use the optimiser trust-region or natural-gradient",
+        )
+
+
 class Fisher:
     """The Fisher information of M leaders, known by its products with vectors alone.
 
-        F = J' W J = sum_n w_n sum_k p_nk grad log p_nk (grad log p_nk)',
+        F = J' W J = sum_n w_n sum_k p_nk grad log p_nk (grad log p_nk)'
 
-    w_n the visits (a state without any counts UNSEEN of the mean, so that F binds it too), J the
-    derivative of the position. F falls into a block for each unit of the region (`by_unit`);
+    of log-probabilities; of Gaussians the weight p_nk is 1 / std^2 of a mean, 2 of a log std.
+    w_n are the visits (a state without any counts UNSEEN of the mean, so that F binds it too), J
+    the derivative of the position. F falls into a block for each unit of the region (`by_unit`);
     products and solutions are those of all blocks at once. No matrix is formed.
 
     Args:
         region: for the parameters and their units.
-        position: attached log-probabilities [M, n, K].
+        position: attached, [M, n, K].
         visits: [M, n], or [1] where every n counts the same.
     """
 
     def __init__(self, region: TrustRegion, position: Tensor, visits: Tensor) -> None:
         self.region, self.position = region, position
         visits = visits + UNSEEN * visits.mean(-1, keepdim=True)
-        self.weight = visits.unsqueeze(-1) * position.detach().exp()  # w_n p_nk
+        self.weight = visits.unsqueeze(-1) * region.geometry.weights(position.detach())  # w_n p_nk
         self._dual = torch.zeros_like(position, requires_grad=True)
         self._pulled = _gradient(position, region.leaves, self._dual, create_graph=True)
 
     def along(self, vector: Sequence[Tensor]) -> Tensor:
-        """J v: how log p changes along v, [M, n, K]."""
+        """J v: how the position changes along v, [M, n, K]."""
         pairs = [(g, v.reshape(g.shape).to(g)) for g, v in zip(self._pulled, vector, strict=True)]
         with torch.enable_grad():
             paired = torch.stack([(g * v).sum().to(torch.float64) for g, v in pairs]).sum()

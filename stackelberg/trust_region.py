@@ -1,6 +1,7 @@
 """Leader steps of a given length, measured as the KL by which the leader moves."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,54 @@ SLACK = 0.01  # how far from the radius, relative to it, a step may end
 CORRECTIONS = 4  # guesses of the length; after them any length that stays inside will do
 ATTEMPTS = 40  # to find one
 LONGEST = 3.0  # by which a parameter may change, where no length would reach the radius
+
+
+class Geometry(Protocol):
+    """What a leader's position [.., K] says of it: distances, and how they begin."""
+
+    def divergence(self, old: Tensor, new: Tensor) -> Tensor:
+        """KL(old || new) [..] of positions [.., K]."""
+        ...
+
+    def weights(self, position: Tensor) -> Tensor:
+        """w [.., K] with KL = sum_k w_k dp_k^2 / 2 for small moves dp: the Fisher information."""
+        ...
+
+
+class Categorical:
+    """Log-probabilities: KL = sum_k p_k log(p_k / q_k)."""
+
+    @staticmethod
+    def divergence(old: Tensor, new: Tensor) -> Tensor:
+        return (old.exp() * (old - new)).sum(-1)
+
+    @staticmethod
+    def weights(position: Tensor) -> Tensor:
+        return position.exp()
+
+
+class Gaussian:
+    """Means, then log standard deviations: KL of independent Gaussians."""
+
+    @staticmethod
+    def divergence(old: Tensor, new: Tensor) -> Tensor:
+        (mean, log_std), (other, other_std) = old.chunk(2, -1), new.chunk(2, -1)
+        apart = ((2 * (log_std - other_std)).exp() - 1) / 2 - (log_std - other_std)
+        return (apart + ((mean - other) / other_std.exp()) ** 2 / 2).sum(-1)
+
+    @staticmethod
+    def weights(position: Tensor) -> Tensor:
+        log_std = position.chunk(2, -1)[1]
+        return torch.cat([(-2 * log_std).exp(), torch.full_like(log_std, 2.0)], -1)
+
+
+CATEGORICAL, GAUSSIAN = Categorical(), Gaussian()
+
+
+def geometry_of(leader: object) -> Geometry:
+    """The leader's own `geometry`, or that of log-probabilities."""
+    found: Geometry = getattr(leader, "geometry", CATEGORICAL)
+    return found
 
 
 class TrustRegion:
@@ -31,12 +80,18 @@ class TrustRegion:
         parameters: of the leader, each with leading dimension M.
         radius: first radius in nats. limit: largest.
         rows: R, how many independent rows each parameter [M, R, ...] has; 1 if it has none.
+        geometry: how far apart the leader's positions are.
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], radius: float, limit: float, rows: int = 1
+        self,
+        parameters: Sequence[nn.Parameter],
+        radius: float,
+        limit: float,
+        rows: int = 1,
+        geometry: Geometry = CATEGORICAL,
     ) -> None:
-        self.rows, self.limit = rows, limit
+        self.rows, self.limit, self.geometry = rows, limit, geometry
         units = len(parameters[0]) * rows
         self.leaves = list(parameters)
         self.parameters = [p.detach().view(units, -1) for p in parameters]  # shares their memory
@@ -104,8 +159,8 @@ class TrustRegion:
 
         Args:
             direction: by unit [M R, ...], of any length; stay where it is 0.
-            position: function of no arguments giving the leader's log-probabilities [M, n, K],
-                where n is a multiple of R.
+            position: function of no arguments giving the leader's position [M, n, K], where n is
+                a multiple of R.
             furthest: Euclidean length [M R] beyond which not to go in any case.
         """
         size = norm(direction)
@@ -125,7 +180,7 @@ class TrustRegion:
 
         def moved(length: Tensor) -> Tensor:
             place(length)
-            return divergence(before, placed())
+            return divergence(before, placed(), self.geometry)
 
         largest = torch.stack([d.abs().flatten(1).amax(1) for d in direction]).amax(0)
         longest = (LONGEST / torch.where(moving, largest, 1.0)).clamp(max=furthest)
@@ -180,9 +235,9 @@ def _length(
     return inside
 
 
-def divergence(old: Tensor, new: Tensor) -> Tensor:
-    """max over n of KL(old || new), [M], of log-probabilities [M, n, K]."""
-    return (old.exp() * (old - new)).sum(-1).amax(-1)
+def divergence(old: Tensor, new: Tensor, geometry: Geometry = CATEGORICAL) -> Tensor:
+    """max over n of KL(old || new), [M], of positions [M, n, K]."""
+    return geometry.divergence(old, new).amax(-1)
 
 
 def inner(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,7 @@
 """What the parts hand to each other: leaders, followers, commitments, responses."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -14,6 +15,7 @@ from stackelberg.config import TrainConfig
 from stackelberg.errors import InputError
 from stackelberg.exact import SoftResponse
 from stackelberg.game import ROUNDING, Budget, Game
+from stackelberg.linear import LinearAnswer, LinearBest
 
 
 class Leader(Protocol):
@@ -28,8 +30,9 @@ class Leader(Protocol):
     def position(self, observation: Tensor) -> Tensor:
         """Log-probabilities [M, n, K] whose KL tells how far the leader moves in a step.
 
-        A leader that moves at every step has one row for each of the n observations, [n, d] or
-        each leader's own [M, n, d].
+        A leader with a `geometry` (`stackelberg.trust_region.Geometry`) has its coordinates in
+        that instead. A leader that moves at every step has one row for each of the n observations,
+        [n, d] or each leader's own [M, n, d].
         """
         ...
 
@@ -317,6 +320,58 @@ class TabularResponse:
         if self.policy.shape[2] == 1:  # a design
             return leader, state, torch.zeros_like(state)
         return leader, state, leader_action
+
+
+@dataclass(frozen=True)
+class LinearResponse:
+    """The response to M leaders in a linear-quadratic game; see `stackelberg.access.Response`.
+
+    What is observed is the state; actions of the leader count as far as the answer depends on them.
+    """
+
+    found: LinearBest  # how the follower acts, and its own values
+    gap: Tensor | None = None  # [M] best-response gap where the follower knows it
+    steps: int = 0  # environment steps its training took, per leader
+
+    @property
+    def answer(self) -> LinearAnswer:
+        """How the follower acts."""
+        return self.found.answer
+
+    def sample(
+        self, observation: Tensor, leader_action: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Actions [M, n, m]."""
+        mean, factor = self._moments(observation, leader_action)
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
+        return mean + noise @ factor.mT
+
+    def log_density(self, observation: Tensor, leader_action: Tensor, action: Tensor) -> Tensor:
+        """log g(b|s,a) [M, n] of actions [M, n, m]."""
+        mean, factor = self._moments(observation, leader_action)
+        missed = torch.linalg.solve_triangular(factor, (action - mean).mT, upper=False)
+        log_size = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+        constant = mean.shape[-1] * math.log(2 * math.pi) / 2
+        return -missed.square().sum(-2) / 2 - log_size - constant
+
+    def value(self, observation: Tensor, leader_action: Tensor) -> Tensor:
+        """V_F(s,a) [M, n]."""
+        situation = self._situation(observation, leader_action)
+        return -((situation @ self.found.value) * situation).sum(-1)
+
+    def _moments(self, observation: Tensor, leader_action: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [M, n, m] and Cholesky factor of the covariance [M, m, m]."""
+        answer = self.found.answer
+        mean = self._situation(observation, leader_action) @ answer.gain.mT
+        return mean, torch.linalg.cholesky(answer.covariance)
+
+    def _situation(self, observation: Tensor, leader_action: Tensor) -> Tensor:
+        """(1, s, a) [M, n, 1 + n + k], under a design without a."""
+        state = observation.double()
+        known = [torch.ones_like(state[..., :1]), state]
+        if self.found.value.shape[-1] > 1 + state.shape[-1]:
+            known.append(leader_action.double())
+        return torch.cat(known, -1)
 
 
 class Follower(Protocol):

@@ -457,7 +457,7 @@ def test_estimators_return_two_surrogates_for_each_leader(name, kind):
 
 def test_unknown_estimators_are_refused():
     with pytest.raises(InputError, match="expected-trace, gradient-critic, sampled-trace"):
-        estimators.estimator("exakt", evidence_of("observing").game)
+        estimators.estimator("exakt", evidence_of("observing").evidence.game)
 
 
 # ---------------------------------------------------------------- expected against sampled trace
