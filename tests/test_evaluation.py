@@ -20,7 +20,7 @@ from scipy import stats
 from strategies import Recipe, random_game
 
 from agents import ExactFollower, SoftQConfig, SoftQFollower, default_leader
-from games import discrete_toy, four_rooms, matrix
+from games import building, discrete_toy, duopoly, four_rooms, lqr, matrix
 from stackelberg import (
     BestKnown,
     Coordinator,
@@ -28,6 +28,7 @@ from stackelberg import (
     TrainConfig,
     evaluate,
     exact,
+    linear,
     load_leader,
     statistics,
 )
@@ -36,6 +37,7 @@ from stackelberg.evaluation_result import EvaluationResult
 from stackelberg.figures import draw_cross_play
 from stackelberg.frozen import SavedLeader, frozen
 from stackelberg.game import Game, Step
+from stackelberg.oracle import in_matrices
 from stackelberg.types import commit
 
 TOY = discrete_toy.game()
@@ -161,6 +163,26 @@ def test_without_tables_returns_are_the_same_and_regret_is_sampled():
         assert summary["regret_source"] == "sampled"
         assert summary["regret"] == 7.0 - summary["leader_discounted"]
         assert result.standings[0]["objective"] is summary["follower_gap"] is None
+
+
+@pytest.mark.parametrize("make", [duopoly.game, lqr.game, building.game])
+def test_linear_quadratic_games_have_exact_numbers_too(make):
+    """At two temperatures, the sampled mean within four standard errors of the exact return."""
+    game = make()
+    leader = default_leader(game, (3,))
+    levels = (game.temperature, 2 * game.temperature)
+    result = evaluate(leader, game, None, temperatures=levels, seeds=(0,), episodes=400)
+    for level, row, standing in zip(levels, result.rows, result.standings, strict=True):
+        other = make(temperature=level)
+        with torch.no_grad():
+            model, policy = in_matrices(other, commit(other, leader))
+            value = linear.objective(model, policy).item()
+        assert row["follower"] == "exact"
+        assert standing["objective"] == pytest.approx(value, rel=1e-6)
+        assert row["leader_exact"] == pytest.approx(value, rel=1e-6)
+        assert row["follower_gap"] == pytest.approx(0, abs=1e-6)
+        half = 2 * row["leader_discounted_ci95"] + 2e-4 * abs(value)  # what is cut off
+        assert abs(row["leader_discounted"] - value) < half
 
 
 # ---------------------------------------------------------------- temperatures
