@@ -176,7 +176,7 @@ def test_an_environment_with_a_leader_agent_is_made_again(capsys):
 @pytest.mark.parametrize(
     "line",
     [
-        *("", "absent", ". ", "a a", "a other", "a absent", "a --nonsense"),
+        *("", "absent", ". ", "a a", "a other", "a absent", "a --nonsense", "a --cross-play"),
         *("a --seeds 0", "a --seeds -1", "a --seeds two", "a --episodes 0", "a --jobs 0"),
         *("a --followers nonsense", "a --followers exact,", "a --followers exact,exact"),
         *("a --followers sac", "a --followers absent.py:Follower", "a --followers exact,sac"),
