@@ -74,6 +74,8 @@ def film(
         for leader in (first, saved.leader):
             commitment = frozen("leader", leader, game)[0].commitment
             follower = registry.make_follower(config["follower"], options)
+            if hasattr(follower, "report"):
+                follower.report = lambda steps, most, gap: show(steps, most, "follower's steps")
             with blamed(f"a follower '{follower.name}' whose best_respond() succeeds"):
                 response = follower.best_respond(game, commitment, [seed])
             sides.append([record(game, commitment, response, [seed, e]) for e in range(episodes)])
@@ -132,7 +134,7 @@ def _pictures(
     made = []
     for episode, pair, tenths in pairs:
         made.append((draw(game, pair, episode if len(sides[0]) > 1 else None), tenths))
-        show(len(made), len(pairs), "")
+        show(len(made), len(pairs), "pictures")
     return made
 
 

@@ -70,7 +70,7 @@ class Grid:
         """Draw where the follower is in the state."""
         self.draw(axes, np.zeros(len(self.cells)), title, bar=False, cmap="Greys", vmin=0, vmax=1)
         row, column = self.cells[state % len(self.cells)]
-        axes.plot(column, row, "o", color="tab:blue", markersize=9)
+        axes.plot(column, row, "o", color="tab:blue", markersize=16)
 
     def draw_moves(self, axes: Any, policy: np.ndarray) -> None:
         """Draw over it the follower's mean move in every cell, an arrow half a cell long at most.
