@@ -30,6 +30,12 @@ class Group:
         values = np.concatenate([np.stack(rows) for rows in runs], 1)
         return None if np.isnan(values).all() else values
 
+    @property
+    def steps(self) -> np.ndarray:
+        """Environment steps of leader and follower by the end of an iteration, per seed [T]."""
+        each = [[row["leader_steps"] + row["follower_steps"] for row in m] for m in self.metrics]
+        return np.mean(each, 0)
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -37,6 +43,7 @@ class Curve:
 
     name: str
     mean: np.ndarray  # [T]
+    steps: np.ndarray  # [T] of the environment, so far
     half: np.ndarray | None  # [T]; None for a single seed
     colour: str
     dash: str = "solid"  # or dash, dot
@@ -62,16 +69,15 @@ class Chart:
     curves: Sequence[Curve]
     lines: Mapping[str, float] = field(default_factory=dict)  # horizontal ones by name
     log: bool = False
+    range: tuple[float, float] | None = None  # of the vertical axis; what the curves need
 
 
 def charts(groups: Sequence[Group]) -> list[Chart]:
     """The charts of all groups; of what no run has measured there is none."""
+    temperature = _curves(groups, {"temperature": ""}, log=True)
+    title = "Follower's temperature, as estimated"
     found = [_learning(groups), *_gradients(groups), _gap(groups)]
-    plain = {"temperature": "Follower's temperature, as estimated", "radius": "Trust region"}
-    units = {"temperature": "temperature", "radius": "KL of a step, nats"}
-    for name, title in plain.items():
-        curves = _curves(groups, {name: ""}, log=True)
-        found.append(Chart(name, title, units[name], curves, log=True))
+    found.append(Chart("temperature", title, "temperature", temperature, log=True))
     return [chart for chart in found if any(curve.shown for curve in chart.curves)]
 
 
@@ -81,7 +87,9 @@ def _learning(groups: Sequence[Group]) -> Chart:
     name = "leader_objective" if exact else "leader_return"
     beside = {"leader_estimate": "leader's own estimate"}
     beside |= {"leader_return": "sampled"} if exact else {}
-    curves = _curves(groups, {name: ""}) + _curves(groups, beside, dash="dot", shown=False)
+    curves = _curves(groups, {name: ""})
+    if len(groups) == 1:
+        curves += _curves(groups, beside, first=1, shown=False)
     optima = {group.label: group.optimum for group in groups if group.optimum is not None}
     one = len(set(optima.values())) == 1
     lines = {"best known" if one else f"best known, {who}": v for who, v in optima.items()}
@@ -96,42 +104,52 @@ def _gradients(groups: Sequence[Group]) -> list[Chart]:
     cosine = _curves(groups, {"cosine": ""})
     return [
         Chart("gradient_norms", title, "norm", norms, log=True),
-        Chart("gradient_cosine", "Do the two terms agree?", "cosine between them", cosine),
+        Chart(
+            "gradient_cosine",
+            "Do the two terms agree?",
+            "cosine between them",
+            cosine,
+            range=(-1.05, 1.05),
+        ),
     ]
 
 
 def _gap(groups: Sequence[Group]) -> Chart:
     title, axis = "Follower's gap to its best response", "gap"
-    columns = [group.column("follower_gap") for group in groups]
-    if all(c is None or np.nanmax(c) < NO_GAP for c in columns):
-        return Chart("follower_gap", title, axis, [])
-    return Chart("follower_gap", title, axis, _curves(groups, {"follower_gap": ""}, True), log=True)
+    curves = _curves(groups, {"follower_gap": ""}, log=True, least=NO_GAP)
+    return Chart("follower_gap", title, axis, curves, log=True)
 
 
 def _curves(
     groups: Sequence[Group],
     names: Mapping[str, str],
+    *,
     log: bool = False,
-    dash: str = "solid",
+    least: float = 0.0,
+    first: int = 0,
     shown: bool = True,
 ) -> list[Curve]:
-    """A curve for every group and metric: colours tell groups apart, or metrics if there is one."""
+    """A curve for every group and metric: colours tell groups apart, or metrics if there is one.
+
+    Args:
+        least: on a logarithmic axis, means up to it are not drawn. first: colour of a lone group.
+    """
     found = []
     for i, group in enumerate(groups):
         for k, (name, what) in enumerate(names.items()):
             values = group.column(name)
-            if values is None:
+            if values is None or (log and np.nanmax(values) <= least):
                 continue
             mean, half = values.mean(1), None
             if values.shape[1] > 1:
                 half = np.array(half_widths(torch.from_numpy(values)))
             if log:
-                mean = np.where(mean > 0, mean, np.nan)
+                mean = np.where(mean > least, mean, np.nan)
             alone = len(groups) == 1
-            colour = COLOURS[(k if alone else i) % len(COLOURS)]
-            style = dash if alone or not k else ("dash", "dot")[(k - 1) % 2]
+            colour = COLOURS[(k + first if alone else i) % len(COLOURS)]
+            dash = "solid" if alone or not k else "dash"
             label = what if alone and what else ", ".join(filter(None, (group.label, what)))
-            found.append(Curve(label, mean, half, colour, style, shown))
+            found.append(Curve(label, mean, group.steps, half, colour, dash, shown))
     return found
 
 
@@ -143,7 +161,8 @@ def plotly(chart: Chart) -> dict[str, Any]:
     data: list[dict[str, Any]] = []
     for curve in chart.curves:
         x, visible = list(range(len(curve.mean))), True if curve.shown else "legendonly"
-        common = {"x": x, "legendgroup": curve.name, "visible": visible, "mode": "lines"}
+        common: dict[str, Any] = {"x": x, "legendgroup": curve.name, "visible": visible}
+        common |= {"mode": "lines", "steps": _numbers(curve.steps)}  # in the place of x, if asked
         error = ""
         if curve.half is not None:
             low, high = curve.band(chart.log)
@@ -161,17 +180,23 @@ def plotly(chart: Chart) -> dict[str, Any]:
             one["customdata"] = _numbers(curve.half)
         data.append(common | one)
     longest = max(len(curve.mean) for curve in chart.curves)
+    most = max(curve.steps[-1] for curve in chart.curves)
     for name, value in chart.lines.items():
         line = {"color": "#8a919e", "width": 1.5, "dash": "dash"}
-        ends = {"x": [0, max(longest - 1, 1)], "y": _numbers(np.array([value, value]))}
+        ends = {
+            "x": [0, max(longest - 1, 1)],
+            "steps": [0, float(most)],
+            "y": _numbers(np.array([value, value])),
+        }
         label = {"name": name, "hovertemplate": "%{y:.5g}", "mode": "lines", "line": line}
         data.append(ends | label)
     named = sum(one.get("showlegend", True) for one in data)
-    layout = {
-        "xaxis": {"title": {"text": "outer iteration"}},
+    layout: dict[str, Any] = {
         "yaxis": {"title": {"text": chart.axis}, "type": "log" if chart.log else "linear"},
         "showlegend": named > 1,
     }
+    if chart.range is not None:
+        layout["yaxis"] |= {"range": list(chart.range)}
     return {"data": data, "layout": layout}
 
 

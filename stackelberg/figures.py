@@ -191,6 +191,8 @@ def draw_chart(chart: Chart) -> Figure:
     axes.set(title=chart.title, xlabel="outer iteration", ylabel=chart.axis)
     if chart.log:
         axes.set_yscale("log")
+    if chart.range is not None:
+        axes.set_ylim(chart.range)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(fontsize="small")
     return axes.figure
@@ -288,6 +290,7 @@ def _rate_map(game: Game, rate: np.ndarray, visits: np.ndarray) -> Callable[[Any
             colours = np.where(rate > 0, "tab:red", "tab:blue")
             axes.bar(range(len(rate)), rate, color=colours)
             axes.axhline(0, color=matplotlib.rcParams["axes.edgecolor"], linewidth=0.8)
+            axes.locator_params(axis="x", integer=True)
             axes.set(xlabel="state")
             return
         mean = _by_cell(game, rate, visits)
@@ -322,7 +325,7 @@ def _bars(policy: np.ndarray) -> Callable[[Any], None]:
 
     def draw(axes: Any) -> None:
         _draw_bars(axes, policy, "action")
-        axes.set(xlabel="state", ylim=(0, 1))
+        axes.set(xlabel="state", ylim=(0, 1.15))  # room for the legend
 
     return draw
 
@@ -337,7 +340,7 @@ def _draw_bars(axes: Any, values: np.ndarray, what: str) -> None:
     if states <= 20:
         axes.set_xticks(range(states))
     if 1 < actions <= 8:
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper center", ncols=min(actions, 4))
 
 
 def draw_panels(panels: Sequence[Panel]) -> Figure:
@@ -354,7 +357,8 @@ def draw_panel(panel: Panel, dark: bool = False) -> bytes:
     """One panel as SVG, without a background, for a light or a dark page."""
     ink = DARK_INK if dark else INK
     names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    style = dict.fromkeys(names, ink) | {"figure.facecolor": "none", "axes.facecolor": "none"}
+    style: dict[Any, Any] = dict.fromkeys(names, ink)
+    style |= dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none")
     style |= {"legend.framealpha": 0.0, "svg.hashsalt": panel.title}
     with matplotlib.rc_context(style):
         (axes,) = _panels(1, 4.2, 3.6)

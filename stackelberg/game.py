@@ -293,14 +293,23 @@ class Game(ABC):
         return None
 
     def picture(self, axes: Any, values: np.ndarray, title: str) -> None:
-        """Draw one number per state [S]; grids draw themselves as grids."""
+        """Draw one number per state [S]; grids draw themselves as grids.
+
+        So a one-hot observation shows the state that it is of.
+        """
         if self.grid is not None:
-            self.grid.draw(axes, values, title)
+            if values.sum() == values.max() == 1:
+                self.grid.draw_place(axes, int(values.argmax()), title)
+            else:
+                self.grid.draw(axes, values, title)
             return
         axes.bar(range(len(values)), values)
+        axes.locator_params(axis="x", integer=True)
         axes.set(title=title, xlabel="state")
 
-    def picture_moves(  # noqa: B027  most games draw none
+    def picture_moves(
         self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
     ) -> None:
         """Draw over a picture of the state that was reached what both did to reach it."""
+        if self.finite:
+            axes.set_xlabel(f"leader's action {leader_action}, follower's {follower_action}")

@@ -45,6 +45,8 @@ class Grid:
         Args:
             values: [S]. bar: beside a colour bar. style: of matplotlib's imshow.
         """
+        from matplotlib.patheffects import withStroke
+
         grid = np.full((len(self.rows), len(self.rows[0])), np.nan)
         for cell, value in zip(self.cells, self.layered(values).sum(0), strict=True):
             grid[cell] = value
@@ -53,9 +55,22 @@ class Grid:
         if bar:
             axes.figure.colorbar(image, ax=axes, shrink=0.8)
         for (row, column), mark in self.marks.items():
-            axes.text(column, row, mark, ha="center", va="center", color="red", weight="bold")
+            letter: dict[str, Any] = {
+                "ha": "center",
+                "va": "center",
+                "color": "white",
+                "weight": "bold",
+            }
+            outline = withStroke(linewidth=2.5, foreground="black")
+            axes.text(column, row, mark, path_effects=[outline], **letter)
         axes.set(title=title, xticks=[], yticks=[])
         return image
+
+    def draw_place(self, axes: Any, state: int, title: str) -> None:
+        """Draw where the follower is in the state."""
+        self.draw(axes, np.zeros(len(self.cells)), title, bar=False, cmap="Greys", vmin=0, vmax=1)
+        row, column = self.cells[state % len(self.cells)]
+        axes.plot(column, row, "o", color="tab:blue", markersize=16)
 
     def draw_moves(self, axes: Any, policy: np.ndarray) -> None:
         """Draw over it the follower's mean move in every cell, an arrow half a cell long at most.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from stackelberg import figures, registry
-from stackelberg.charts import Group, charts, plotly
+from stackelberg.charts import NO_GAP, Group, charts, plotly
 from stackelberg.config import TrainConfig
 from stackelberg.errors import InputError
 from stackelberg.frozen import of_run
@@ -387,7 +387,7 @@ def _evaluations(run: Run) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-_EVALUATED = [
+_EVALUATED = (
     "leader",
     "follower",
     "temperature",
@@ -399,7 +399,7 @@ _EVALUATED = [
     "follower_discounted_ci95",
     "follower_gap",
     "regret",
-]
+)
 
 
 def _matrix(one: Mapping[str, Any]) -> dict[str, Any]:
@@ -428,11 +428,16 @@ def _page(said: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    engine.filters["number"] = _number
+    engine.filters |= {"number": _number, "gap": _gap}
     engine.filters["count"] = lambda value: f"{value:,}"
     page: str = engine.get_template(PAGE).render(said)
     return page
 
 
 def _number(value: Any, digits: int = 5) -> str:
-    return "–" if value is None else f"{value:.{digits}g}".replace("-", "−")
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def _gap(value: float | None) -> str:
+    """A gap in words; rounding errors are none."""
+    return _number(value if value is None or abs(value) > NO_GAP else 0, 2)
