@@ -398,6 +398,18 @@ def test_building_is_worth_what_the_oracle_says(airflow):
     assert total.mean().item() == pytest.approx(objective(model, policy).item(), abs=4 * error)
 
 
+@pytest.mark.parametrize("module", [building, lqr])
+def test_the_optimum_is_that_of_the_published_settings(module):
+    assert module.game().optimum == module.game(horizon=7, temperature=0.1).optimum is not None
+    assert module.game(temperature=0.2).optimum is None
+    assert module.game(optimum=3.0).optimum == 3.0
+
+
+def test_the_optimum_of_other_matrices_is_not_known():
+    assert lqr.game(noise=0.1).optimum is None
+    assert lqr.game(width=None, leader_Q=np.eye(2)).optimum is None
+
+
 def test_an_optimum_that_is_given_counts():
     assert duopoly.game(optimum=3.0).optimum == 3.0
     assert duopoly.game(optimum=None).optimum is None
