@@ -80,7 +80,7 @@ def test_best_response_is_a_fixed_point_of_the_soft_bellman_operator(recipe):
     )
 
 
-@few
+@settings(few, max_examples=6)
 @given(linear_recipes())
 def test_best_response_is_what_value_iteration_finds(recipe):
     model, policy, best = solved(recipe, 2)
