@@ -218,17 +218,20 @@ class EvaluationResult:
         return pandas.DataFrame(self.rows)
 
     def write(self, folder: str | Path) -> None:
-        """evaluation.json and evaluation.csv; of cross-play figures/cross_play.png as well.
+        """evaluation.json and evaluation.csv, and in figures/ what there is to draw.
 
-        Each whole or not at all; Ctrl-C waits until they are there.
+        That is cross_play.png of cross-play, and performance_profile.png where there are several
+        groups. Each whole or not at all; Ctrl-C waits until they are there.
         """
-        from stackelberg.figures import draw_cross_play
+        from stackelberg.figures import draw_cross_play, draw_profiles
 
         folder = Path(folder)
         with interrupts():
             folder.mkdir(parents=True, exist_ok=True)
             if matrices := self.cross_play():
                 draw_cross_play(folder / "figures" / "cross_play.png", matrices)
+            if len(groups := self.groups()) > 1:
+                draw_profiles(folder / "figures" / "performance_profile.png", groups)
             write_atomically(folder / "evaluation.csv", self.to_csv())
             write_atomically(folder / "evaluation.json", self.to_json())
 

@@ -124,7 +124,8 @@ def test_in_json_and_quietly(capsys):
 def test_cross_play_of_runs(capsys):
     assert cli.main(["evaluate", "a", "b", *QUICK, "--cross-play"]) == 0
     said = capsys.readouterr().out
-    assert Path("a/figures/cross_play.png").read_bytes()[1:4] == b"PNG"
+    for name in ("cross_play", "performance_profile"):
+        assert Path(f"a/figures/{name}.png").read_bytes()[1:4] == b"PNG"
     assert not Path("b/evaluation.json").exists()
     whole = found("a")
     assert [(row["leader"], row["against"]) for row in whole["rows"]][::2] == [
@@ -193,6 +194,11 @@ def test_a_run_without_a_checkpoint(capsys):
     assert "a run with a checkpoint" in refused(capsys, "a", *QUICK)
     Path("a/checkpoints").mkdir()
     assert "a run with a checkpoint" in refused(capsys, "a", *QUICK)
+
+
+def test_a_run_that_cannot_be_written(capsys):
+    Path("a/evaluations").write_text("precious")
+    assert "a folder that can be written" in refused(capsys, "a", *QUICK)
 
 
 def test_a_damaged_run(capsys):
