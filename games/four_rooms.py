@@ -10,6 +10,7 @@ from games.tabular import TabularDesign
 from stackelberg.environment import Environment
 from stackelberg.errors import InputError
 from stackelberg.game import Budget
+from stackelberg.grid import Grid
 
 MAP = """
 #############
@@ -51,19 +52,19 @@ BEST_KNOWN = {
 class FourRooms(TabularDesign):
     """The design game, drawn as a grid."""
 
-    def picture(self, axes: Any, values: np.ndarray, title: str) -> None:
-        """One number per cell; over several goals their sum."""
-        per_cell = np.asarray(values).reshape(-1, len(CELLS)).sum(0)
-        grid = np.full((len(MAP), len(MAP[0])), np.nan)
-        for cell, value in zip(CELLS, per_cell, strict=True):
-            grid[cell] = value
-        axes.set_facecolor("0.25")
-        image = axes.imshow(grid, cmap="viridis")
-        axes.figure.colorbar(image, ax=axes, shrink=0.8)
-        goals = GOALS[: self.states // len(CELLS)]
-        for (row, column), mark in [(START, "S"), (TARGET, "T"), *((g, "G") for g in goals)]:
-            axes.text(column, row, mark, ha="center", va="center", color="red", weight="bold")
-        axes.set(title=title, xticks=[], yticks=[])
+    @property
+    def grid(self) -> Grid:
+        """One layer for every goal."""
+        goals = dict.fromkeys(GOALS[: self.states // len(CELLS)], "G")
+        return Grid(MAP, MOVES, {START: "S", TARGET: "T"} | goals)
+
+    def picture_moves(
+        self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
+    ) -> None:
+        """The penalties, the higher the redder."""
+        share = np.asarray(leader_action, float) / TOTAL
+        image = self.grid.draw(axes, share, axes.get_title(), bar=False, cmap="Reds", vmax=0.3)
+        image.set_alpha(np.nan_to_num(image.get_array().filled(0)).clip(0, 0.3) / 0.3)
 
 
 def slippery(kept: float) -> np.ndarray:

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from stackelberg import exact, registry
 from stackelberg.access import restrict
-from stackelberg.critics import TabularMemory
+from stackelberg.coordinator import memory_of
 from stackelberg.environment import parallel_env
 from stackelberg.errors import InputError
-from stackelberg.estimators import Evidence, exact_oracle, expected_trace
+from stackelberg.estimators import Evidence, estimator
 from stackelberg.flat_spaces import flat_observation_space, flatten, outside
 from stackelberg.game import Game
 from stackelberg.parallel import ParallelGame, from_parallel_env, made
@@ -112,7 +112,7 @@ def check_game(
         note("influence", _exact_influence if exactly else _sampled_influence, game)
         note("temperature", _exact_scale if exactly else _sampled_scale, game)
         note("horizon", _horizon, game)
-        if exactly:
+        if exactly or game.linear:
             note("gradient", _gradient, game)
         note("speed", _speed, game)
     return findings
@@ -420,7 +420,7 @@ def _gradient(game: Game) -> Finding:
         steps=min(game.horizon, 2 * LONGEST),
         generators=[np.random.default_rng(0)],
     )
-    memory = TabularMemory(game, 1)
+    memory = memory_of(game, (0,))
     memory.update(seen)
     evidence = Evidence(
         game=game,
@@ -432,12 +432,12 @@ def _gradient(game: Game) -> Finding:
     )
     parameters = list(leader.parameters())
     estimate, true = (
-        _derivative(sum(by(evidence, attached)), parameters)
-        for by in (expected_trace, exact_oracle)
+        _derivative(sum(estimator(name, game)(evidence, attached)), parameters)
+        for name in ("expected-trace", "exact")
     )
     size = norm(true).item()
-    scale = max(1.0, evidence.true_critics.leader_state_value.abs().max().item())
-    if size <= 1e-9 * scale:
+    assert evidence.oracle is not None
+    if size <= 1e-9 * evidence.oracle.scale.item():
         return Finding(
             "gradient",
             "warn",

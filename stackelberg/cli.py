@@ -409,6 +409,57 @@ def _numbers(text: str) -> list[float]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Report:
+    """Write figures and one self-contained page of a run, or of several runs of one game."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR [DIR ...]")]
+    """Run directories; those that differ in their seeds alone are drawn as one."""
+    out: Path | None = None
+    """Folder for report.html and figures/; the first run's unless given."""
+    quiet: bool = False
+    """Nothing on stdout."""
+
+    def run(self) -> None:
+        from stackelberg.process import interruptible, single_thread
+        from stackelberg.report import report
+
+        interruptible()
+        with single_thread():
+            page = report(self.runs, self.out)
+        if not self.quiet:
+            print(f"written to {page} and {page.parent / 'figures'}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Play:
+    """Record episodes before and after training, side by side, as an animated GIF."""
+
+    run_directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Of a run; a fresh follower of its kind best-responds to the leader that it started with, and
+    to the one that it has trained."""
+    gif: Path | None = None
+    """The file; DIR/figures/play.gif unless given, where `stackelberg report` looks for it."""
+    episodes: int = 1
+    """One after the other."""
+    seed: int = 0
+    """Of followers and play."""
+    quiet: bool = False
+    """No progress bar, nothing on stdout."""
+
+    def run(self) -> None:
+        from stackelberg.film import film
+        from stackelberg.process import interruptible
+        from stackelberg.progress import counting_bar
+
+        gif = self.run_directory / "figures" / "play.gif" if self.gif is None else self.gif
+        interruptible()
+        with counting_bar("play", counted=True, hidden=self.quiet) as show:
+            film(self.run_directory, gif, episodes=self.episodes, seed=self.seed, show=show)
+        if not self.quiet:
+            print(f"written to {gif}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Check:
     """Examine a game or a PettingZoo environment: what is right, and what to mend."""
 
@@ -475,6 +526,8 @@ Command = (
     | Annotated[Solve, tyro.conf.subcommand("solve")]
     | Annotated[Study, tyro.conf.subcommand("study")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Play, tyro.conf.subcommand("play")]
     | Annotated[Check, tyro.conf.subcommand("check")]
 )
 

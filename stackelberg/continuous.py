@@ -9,9 +9,11 @@ nodes of a quadrature, those over Discrete actions are exact: nothing is drawn, 
 between a and a' have no noise of their own. All values are differentiable in a, and in x.
 
 A value is quadratic in (x,a,b) plus what a network says. The quadratic part is solved for by
-least-squares TD, all discounts at once; the network learns what is left, in rounds of targets that
-the round before it makes; of where a step led each round draws one node for it. A Gaussian behaviour is linear plus a network likewise, fitted by maximum
-likelihood where the Box is unbounded (`stackelberg.squash`).
+least-squares TD, all discounts at once, then fitted in sweeps in which nothing is worth more or
+less than rewards as they were met can add up to, as old play may mislead the former. The network
+learns what is left, in rounds of targets that the round before it makes; of where a step led each
+round draws one node for it. A Gaussian behaviour is linear plus a network likewise, fitted by
+maximum likelihood where the Box is unbounded (`stackelberg.squash`).
 
 A follower that sees less of the state than the leader is cloned from what it sees, but its values
 are those of x. Where a leader commits to a design, values hold for the present design and are
@@ -48,13 +50,16 @@ class Settings:
     capacity: int = 50_000
     """Transitions of each leader that are kept."""
     working: int = 4096
-    """Transitions that one call fits values to, half of them from the newest if more are kept."""
+    """Transitions that one call fits values to, half of them from the newest if more are kept.
+    Under a design it is all of the newest play."""
     recent: tuple[int, int] = (1024, 8192)
     """Steps of own play that one call fits the behaviour to, at least and at most."""
     forget: float = 0.1
     """How much less they count with every call since."""
     rounds: int = 8
     """Fitted evaluations in a call, each of targets made from the values of the one before."""
+    sweeps: int = 20
+    """Of the quadratic part in each round, with what follows held within what can be earned."""
     updates: int = 20
     """Steps of Adam on values in each round."""
     cloning: int = 100
@@ -67,7 +72,7 @@ class Settings:
     """By how much the averaged parameters, whose values are used, follow at every step."""
     ridge: float = 1e-5
     """Of the quadratic part, relative to the features' mean square."""
-    depart: float = 1e-2
+    depart: float = 0.1
     """Price of a Gaussian behaviour's departure from linear, squared and in its own units."""
 
 
@@ -184,9 +189,10 @@ class BoxMemory:
         self.follower.measure(rows["follower_action"])
         recent = self.replay.recent(draws, SETTINGS.recent, SETTINGS.forget, self.calls)
         self._clone(recent, draws)
-        self._fit(commitment, follower, draws)
+        found = rows if self.commits else self.replay.working(draws, SETTINGS.working)
+        self._fit(commitment, follower, found, draws)
         self.calls += 1
-        return self._evaluated(commitment, follower, seen)
+        return self._evaluated(commitment, follower, seen, found)
 
     # ------------------------------------------------------------ the follower's behaviour
 
@@ -245,9 +251,11 @@ class BoxMemory:
     # ------------------------------------------------------------ values
 
     @torch.no_grad()
-    def _fit(self, commitment: Commitment, follower: TrajectoriesAccess, draws: Draws) -> None:
+    def _fit(
+        self, commitment: Commitment, follower: TrajectoriesAccess, found: Rows, draws: Draws
+    ) -> None:
         """In rounds: the quadratic part, targets, networks."""
-        game, found = self.game, self.replay.working(draws, SETTINGS.working)
+        game = self.game
         here, there = self.situation(found), self.situation(after(found))
         taken = (self._coded(found, who) for who in ("leader", "follower"))
         z = torch.cat([here.inputs.double(), *taken], -1)
@@ -271,10 +279,14 @@ class BoxMemory:
         for k in range(odds.shape[-1]):  # node by node: all at once are many numbers
             following = following + odds[..., k, None] * quadratic(arrival[:, :, k])
         weighed = (features * weight.unsqueeze(-1)).mT
-        system = weighed @ (features - lever.unsqueeze(-1) * following)
         size = SETTINGS.ridge * features.square().mean((1, 2))
-        system.diagonal(dim1=-2, dim2=-1).add_(size.unsqueeze(-1))
-        factors = torch.linalg.lu_factor(system)
+        ridge = size[:, None, None] * torch.eye(features.shape[-1], dtype=torch.float64)
+        system = weighed @ (features - lever.unsqueeze(-1) * following)
+        factors = torch.linalg.lu_factor(system + ridge)
+        fit = torch.linalg.lu_factor(weighed @ features + ridge)
+        least, most = (x.unsqueeze(-1) for x in reward.aminmax(dim=-1))
+        time = 1 / (1 - discounts.view(2, 1, 1))  # within these bounds lie all returns
+        least, most = time * least.clamp(max=0), time * most.clamp(min=0)
 
         inputs, later, likely = z.float().repeat(2, 1, 1), arrival.float(), odds.cumsum(-1)
         for done in range(SETTINGS.rounds):
@@ -284,11 +296,13 @@ class BoxMemory:
             node = torch.searchsorted(likely, drawn).clamp(max=likely.shape[-1] - 1)
             there_z = later.take_along_dim(node.unsqueeze(-1), 2).squeeze(2)
             ahead = reward + lever * self._bends(there_z.repeat(2, 1, 1))
-            self.weights = torch.linalg.lu_solve(
-                *factors, weighed @ (ahead - bends).unsqueeze(-1)
-            ).squeeze(-1)
-            smooth = self.weights.unsqueeze(-1)
-            ahead = ahead + lever * (following @ smooth).squeeze(-1)
+            smooth = torch.linalg.lu_solve(*factors, weighed @ (ahead - bends).unsqueeze(-1))
+            for _ in range(SETTINGS.sweeps):
+                later_on = (following @ smooth).squeeze(-1).clamp(least, most)
+                aim = (ahead - bends + lever * later_on).unsqueeze(-1)
+                smooth = torch.linalg.lu_solve(*fit, weighed @ aim)
+            self.weights = smooth.squeeze(-1)
+            ahead = ahead + lever * (following @ smooth).squeeze(-1).clamp(least, most)
             target = ahead - (features @ smooth).squeeze(-1)
             spread = (weight * target**2).sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
             self.values.rescale((self.scale / spread).flatten())
@@ -409,7 +423,11 @@ class BoxMemory:
 
     @torch.no_grad()
     def _evaluated(
-        self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories
+        self,
+        commitment: Commitment,
+        follower: TrajectoriesAccess,
+        seen: Trajectories,
+        rows: Rows,
     ) -> "BoxCritics":
         game, taken = self.game, seen.state[0].numel()
         at = self.situation(self.replay.at(points_of(seen)))
@@ -421,9 +439,9 @@ class BoxMemory:
         weight[:, :taken] = game.leader_discount ** time.double()
         lasting[:, :taken] = max(discounts) ** time.double()
         features, share = self._features(at), 1 / seen.episodes.double().unsqueeze(-1)
-        worth = self._worth(at, found, chance, action, weight)
-        arrived = self._features(self.situation(after(self.replay.rows)))
-        arrived = arrived * ~self.replay.rows["terminated"].unsqueeze(-1)
+        worth = self._worth(at, rows, found, chance, action, weight)
+        arrived = self._features(self.situation(after(rows)))
+        arrived = arrived * ~rows["terminated"].unsqueeze(-1)
         drive = game.follower_discount * (worth.unsqueeze(-1) * arrived).sum(1)
         trace = lasting * expected_trace(features, seen, drive, discounts)
         return BoxCritics(
@@ -443,14 +461,19 @@ class BoxMemory:
         )
 
     def _worth(
-        self, at: Situation, found: Grid, chance: Tensor, action: Tensor, weight: Tensor
+        self,
+        at: Situation,
+        rows: Rows,
+        found: Grid,
+        chance: Tensor,
+        action: Tensor,
+        weight: Tensor,
     ) -> Tensor:
-        """u [M, W] of all transitions kept: sum_W u h is sum_k gamma_L^k E[ delta(s_k,a,b) h ].
+        """u [M, W] of the transitions `rows`: sum_W u h is sum_k gamma_L^k E[ delta(s_k,a,b) h ].
 
         For what transitions bring, h, that is quadratic in (x,a,b) in the mean, by ridge
         regression: a sum over nodes in place of the one b_k that was drawn.
         """
-        rows = self.replay.rows
         taken = (self._coded(rows, who) for who in ("leader", "follower"))
         here = quadratic(torch.cat([self.situation(rows).inputs.double(), *taken], -1))
         system = here.mT @ here
@@ -508,7 +531,7 @@ class BoxCritics:
     follower_state_value: Tensor  # [M, n] E_f V_F(s,.)
     visitation: Tensor  # [M, n] d
     trace: Tensor  # [M, n] c
-    worth: Tensor  # [M, W] of all transitions kept: what their b's were worth, see `_worth`
+    worth: Tensor  # [M, W] of transitions, under a design those met, see `BoxMemory._worth`
     drive: Tensor  # [M, K] gamma_F sum_W worth phi(s')
     features: Tensor  # [M, n, K] phi
     memory: BoxMemory

@@ -1,21 +1,27 @@
 """Pictures of runs and games, drawn without pyplot's global state and written whole."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from stackelberg import exact
+from stackelberg.charts import Chart
 from stackelberg.game import Game
+from stackelberg.hypergradient import exchange_rate, tabular_critics
 from stackelberg.run_directory import write_atomically
-from stackelberg.types import Commitment, TabularResponse
+from stackelberg.types import Commitment, LinearLeader, TabularResponse
 
 NO_GAP = 1e-9  # relative gaps below it are drawn as none
+INK, DARK_INK = "#1c2330", "#e4e8ef"  # of what is drawn on a light and on a dark page
+DASHES = {"solid": "-", "dash": "--", "dot": ":"}
+OFTEN = 1e-3  # of the visits to the state visited most: less often, rates are left out of scale
 
 
 def draw_learning_curves(
@@ -165,11 +171,213 @@ def visits(
     return found[leader].numpy()
 
 
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure to a PNG or SVG file, whole or not at all."""
+# ---------------------------------------------------------------- of a report
+
+
+def draw_chart(chart: Chart) -> Figure:
+    """The chart's curves that are shown, with their intervals."""
+    (axes,) = _panels(1, 5.6, 3.6)
+    for curve in chart.curves:
+        if not curve.shown:
+            continue
+        iterations = np.arange(len(curve.mean))
+        line = {"color": curve.colour, "linestyle": DASHES[curve.dash]}
+        axes.plot(iterations, curve.mean, label=curve.name, **line)
+        if curve.half is not None:
+            band = curve.band(chart.log)
+            axes.fill_between(iterations, *band, color=curve.colour, alpha=0.2, linewidth=0)
+    for name, value in chart.lines.items():
+        axes.axhline(value, color="0.5", linestyle="--", linewidth=1.2, label=name)
+    axes.set(title=chart.title, xlabel="outer iteration", ylabel=chart.axis)
+    if chart.log:
+        axes.set_yscale("log")
+    if chart.range is not None:
+        axes.set_ylim(chart.range)
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(fontsize="small")
+    return axes.figure
+
+
+class Panel(NamedTuple):
+    """One picture of a game and its players."""
+
+    title: str
+    about: str  # what it shows, in a sentence
+    draw: Callable[[Any], None]  # on axes
+
+
+@torch.no_grad()
+def game_panels(game: Game, commitment: Commitment) -> list[Panel]:
+    """What a leader commits to and, in tabular games, what comes of it.
+
+    There the follower's exact soft best response, the discounted visitation d(s) and the exchange
+    rate rho(s) of `stackelberg.hypergradient.exchange_rate`, as maps of a grid or else as bars.
+
+    Args:
+        commitment: of one leader.
+    """
+    if not game.tabular:
+        return _commitment_panels(commitment)
+    model, policy = game.model(commitment.design), commitment.policy
+    response = exact.best_response(model, policy)
+    critics = tabular_critics(model, policy, response)
+    rate = exchange_rate(critics, model.temperature)[0].numpy()
+    visits = critics.visitation[0].numpy()
+    follower = (policy.unsqueeze(-1) * response.policy).sum(-2)[0].numpy()  # [S, B]
+    panels = [Panel("Visits", "Discounted visits of every state.", _map_of(game, visits))]
+    about = (
+        "The leader's price of a unit of the follower's value, rho(s): where it is positive "
+        "(red) it pays the leader to please the follower, where negative (blue) to displease it."
+    )
+    panels.append(Panel("Exchange rate", about, _rate_map(game, rate, visits)))
+    if game.grid is None:
+        draw, about = _bars(follower), "How likely the follower is to do what, in every state."
+    else:
+        draw, about = _arrows(game, follower, visits), "The follower's mean move in every cell."
+    panels.insert(0, Panel("Follower's best response", about, draw))
+    return _leader_panels(game, commitment) + panels
+
+
+def _leader_panels(game: Game, commitment: Commitment) -> list[Panel]:
+    if commitment.design is None:
+        about = "How likely the leader is to do what, in every state."
+        return [Panel("Leader's policy", about, _bars(commitment.policy[0].numpy()))]
+    design, grid = commitment.design[0].numpy(), game.grid
+    if grid is None or len(design) != len(grid.cells):
+        return _commitment_panels(commitment)
+
+    def draw(axes: Any) -> None:
+        grid.draw(axes, design, "")
+
+    return [Panel("Leader's design", "What the leader puts on every cell.", draw)]
+
+
+def _commitment_panels(commitment: Commitment) -> list[Panel]:
+    """A design's numbers, or the gains of a leader that is linear in the state."""
+    if commitment.design is not None:
+        design = commitment.design[0].numpy()
+
+        def draw(axes: Any) -> None:
+            axes.bar(range(len(design)), design)
+            axes.set(xlabel="number of the design")
+
+        return [Panel("Leader's design", "The numbers of the leader's design.", draw)]
+    if not isinstance(commitment.box, LinearLeader):
+        return []
+    gain = commitment.box.gain()[0].numpy()  # [k, 1 + n]
+
+    def draw_gain(axes: Any) -> None:
+        _draw_bars(axes, gain.T, "action")
+        axes.set(xlabel="0: constant, then the state's numbers")
+
+    return [Panel("Leader's gains", "What the leader's mean action is linear in.", draw_gain)]
+
+
+def _map_of(game: Game, values: np.ndarray) -> Callable[[Any], None]:
+    def draw(axes: Any) -> None:
+        game.picture(axes, values, "")
+
+    return draw
+
+
+def _rate_map(game: Game, rate: np.ndarray, visits: np.ndarray) -> Callable[[Any], None]:
+    """Over several layers of a grid the mean by visits. States seldom visited may be off scale."""
+    often = visits > OFTEN * visits.max()
+    most = float(np.abs(rate[often]).max()) or 1.0
+
+    def draw(axes: Any) -> None:
+        if game.grid is None:
+            colours = np.where(rate > 0, "tab:red", "tab:blue")
+            axes.bar(range(len(rate)), rate, color=colours)
+            axes.axhline(0, color=matplotlib.rcParams["axes.edgecolor"], linewidth=0.8)
+            axes.locator_params(axis="x", integer=True)
+            axes.set(xlabel="state")
+            return
+        mean = _by_cell(game, rate, visits)
+        game.grid.draw(axes, mean, "", cmap="coolwarm", vmin=-most, vmax=most)
+
+    return draw
+
+
+def _arrows(game: Game, policy: np.ndarray, visits: np.ndarray) -> Callable[[Any], None]:
+    mean = _by_cell(game, policy, visits)
+
+    def draw(axes: Any) -> None:
+        assert game.grid is not None
+        cells = np.ones(len(game.grid.cells))
+        game.grid.draw(axes, cells, "", bar=False, cmap="Greys", vmin=1, vmax=2)
+        game.grid.draw_moves(axes, mean)
+
+    return draw
+
+
+def _by_cell(game: Game, values: np.ndarray, visits: np.ndarray) -> np.ndarray:
+    """The mean over layers of values [S, ...], by visits [S]; where there are none, a plain one."""
+    assert game.grid is not None
+    layers, weight = game.grid.layered(values), game.grid.layered(visits)
+    weight = np.where(weight.sum(0) > 0, weight, 1.0)
+    weight = weight / weight.sum(0)
+    return (weight.reshape(*weight.shape, *[1] * (layers.ndim - 2)) * layers).sum(0)
+
+
+def _bars(policy: np.ndarray) -> Callable[[Any], None]:
+    """Of probabilities [S, A]."""
+
+    def draw(axes: Any) -> None:
+        _draw_bars(axes, policy, "action")
+        axes.set(xlabel="state", ylim=(0, 1.15))  # room for the legend
+
+    return draw
+
+
+def _draw_bars(axes: Any, values: np.ndarray, what: str) -> None:
+    """values [S, A] side by side."""
+    states, actions = values.shape
+    width = 0.8 / actions
+    for a in range(actions):
+        places = np.arange(states) + (a - (actions - 1) / 2) * width
+        axes.bar(places, values[:, a], width, label=f"{what} {a}")
+    if states <= 20:
+        axes.set_xticks(range(states))
+    if 1 < actions <= 8:
+        axes.legend(fontsize="small", loc="upper center", ncols=min(actions, 4))
+
+
+def draw_panels(panels: Sequence[Panel]) -> Figure:
+    """All panels in one figure, two to a row."""
+    grid = _panels(len(panels), 4.2, 3.6)
+    for axes, panel in zip(grid, panels, strict=True):
+        panel.draw(axes)
+        axes.set_title(panel.title)
+    figure: Figure = grid[0].figure
+    return figure
+
+
+def draw_panel(panel: Panel, dark: bool = False) -> bytes:
+    """One panel as SVG, without a background, for a light or a dark page."""
+    ink = DARK_INK if dark else INK
+    names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    style: dict[Any, Any] = dict.fromkeys(names, ink)
+    style |= dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none")
+    style |= {"legend.framealpha": 0.0, "svg.hashsalt": panel.title}
+    with matplotlib.rc_context(style):
+        (axes,) = _panels(1, 4.2, 3.6)
+        panel.draw(axes)
+        return drawn(axes.figure, "svg")
+
+
+def drawn(figure: Figure, kind: str) -> bytes:
+    """The figure as a file of the kind, png or svg; the same figure gives the same bytes."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else None
+    figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure to a PNG or SVG file, whole or not at all."""
     path = Path(path)
-    figure.savefig(buffer, format=path.suffix.lstrip("."), dpi=110)
+    data = drawn(figure, path.suffix.lstrip("."))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, data)

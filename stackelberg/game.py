@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from stackelberg.errors import InputError
+from stackelberg.grid import Grid
 from stackelberg.linear import LinearModel
 from stackelberg.model import TabularModel, check_settings
 from stackelberg.vector import VectorGame, VectorSteps
@@ -286,12 +287,29 @@ class Game(ABC):
         """The arrays that play follows; another model than `model` only to reproduce a mismatch."""
         return self.model(design)
 
+    @property
+    def grid(self) -> Grid | None:
+        """Where the states lie, if they are cells of a grid."""
+        return None
+
     def picture(self, axes: Any, values: np.ndarray, title: str) -> None:
-        """Draw one number per state [S]; grids draw themselves as grids."""
+        """Draw one number per state [S]; grids draw themselves as grids.
+
+        So a one-hot observation shows the state that it is of.
+        """
+        if self.grid is not None:
+            if values.sum() == values.max() == 1:
+                self.grid.draw_place(axes, int(values.argmax()), title)
+            else:
+                self.grid.draw(axes, values, title)
+            return
         axes.bar(range(len(values)), values)
+        axes.locator_params(axis="x", integer=True)
         axes.set(title=title, xlabel="state")
 
-    def picture_moves(  # noqa: B027  most games draw none
+    def picture_moves(
         self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
     ) -> None:
         """Draw over a picture of the state that was reached what both did to reach it."""
+        if self.finite:
+            axes.set_xlabel(f"leader's action {leader_action}, follower's {follower_action}")

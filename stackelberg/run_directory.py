@@ -44,12 +44,12 @@ class RunDirectory:
     def _check(self) -> None:
         if self._resumes:
             self._check_same()
-            _check_writable(self.path)
+            check_writable(self.path)
         else:
             check_new_folder(self.path)
 
     def _check_same(self) -> None:
-        there, config = _flat(read_config(self.path)), _flat(self.config)
+        there, config = flat(read_config(self.path)), flat(self.config)
         for key in {**config, **there}:
             own: Any = there.get(key)
             asked: Any = config.get(key)
@@ -73,7 +73,7 @@ class RunDirectory:
             write_atomically(self.path / "metrics.jsonl", "".join(self._kept))
             (self.path / "checkpoints").mkdir(exist_ok=True)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
         self._open = True
 
     def latest(self) -> Path | None:
@@ -152,17 +152,21 @@ def check_new_folder(path: Path) -> None:
                 "choose another folder" + (", or --resume to go on with that run" if run else ""),
             )
     except OSError as error:
-        raise _unwritable(path, error) from error
-    _check_writable(path)
+        raise unwritable(path, error) from error
+    check_writable(path)
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
+    """Raise InputError unless the folder is there or can be made, and can be written."""
+    """Raise InputError unless the folder, or the first one above it, can be written."""
     there = next(p for p in (path, *path.parents) if os.path.exists(p))
     if not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
-        raise _unwritable(path, f"{there} is not one")
+        raise unwritable(path, f"{there} is not one")
 
 
-def _unwritable(path: Path, why: object) -> InputError:
+def unwritable(path: Path, why: object) -> InputError:
+    """What there is to say of a folder that cannot be written."""
+    """The error of a folder that cannot be written."""
     return InputError("a folder that can be written", f"{path}", f"choose another one ({why})")
 
 
@@ -222,11 +226,11 @@ def read_metrics(path: str | Path, count: int | None = None) -> list[dict[str, A
     return rows
 
 
-def _flat(config: dict[str, Any], head: str = "") -> dict[str, Any]:
+def flat(config: dict[str, Any], head: str = "") -> dict[str, Any]:
     """Settings inside settings by dotted names, so that an error can name the one that differs."""
     found: dict[str, Any] = {}
     for key, value in config.items():
-        found |= _flat(value, f"{head}{key}.") if isinstance(value, dict) else {head + key: value}
+        found |= flat(value, f"{head}{key}.") if isinstance(value, dict) else {head + key: value}
     return found
 
 

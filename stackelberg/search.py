@@ -34,6 +34,7 @@ CLOSE = 1e-5  # to which a climb knows the players' values
 ELITE = 12  # of a population, from which the next generation is made
 GENERATIONS = 6  # that a population lives through
 POPULATIONS = 2  # that recombine apart from each other
+FIRST = 0.01  # length of a quasi-Newton climb's first step
 FINISHED = 3  # leaders of a population that L-BFGS brings to the top of their hills
 ALIKE = 0.01  # largest difference of a probability between leaders that move alike
 SAME = 1e-4  # relative difference below which two searches have reached the same value
@@ -253,10 +254,11 @@ def solve(
     """Maximise the exact objective from `leader.count` restarts.
 
     Every restart climbs twice, once on the objective itself and once from ten times the follower's
-    temperature (or a bump ten times as wide); its best point is polished by trust-region steps, the
-    best few by L-BFGS. Unless more than half of the restarts agree by then, two populations, apart
-    from each other, recombine what the first climbs have found and climb again. Not a proof of
-    optimality unless the objective is unimodal: `reached_by` says how many searches ended at the same value.
+    temperature (or a bump ten times as wide); its best point is polished by trust-region steps, in
+    matrices by BFGS as well, the best few by L-BFGS. Unless more than half of the restarts agree by
+    then, two populations, apart from each other, recombine what the first climbs have found and
+    climb again. Not a proof of optimality unless the objective is unimodal: `reached_by` says how
+    many searches ended at the same value.
 
     Args:
         game: tabular, or linear-quadratic.
@@ -272,7 +274,8 @@ def solve(
     require_oracle(game)
     count = leader.count
     shorter = max(1, steps // 2)  # the climbs of those who do not start from nothing
-    done, total = 0, 2 * steps + polish + POPULATIONS * GENERATIONS * shorter
+    polishing = polish * (2 if game.linear else 1)
+    done, total = 0, 2 * steps + polishing + POPULATIONS * GENERATIONS * shorter
     top = -math.inf
 
     def watch(climbing: Iterator[None], best: Best) -> None:
@@ -295,6 +298,8 @@ def solve(
             for i, elite in enumerate(elites):
                 elite.add(*_found(game, leader, alone.value, slice(i, None, POPULATIONS)))
     watch(_polish(game, leader, alone, polish), alone)
+    if game.linear:
+        watch(_quasi_newton(game, leader, alone, polish), alone)
     single = Elite()
     single.add(*_found(game, leader, alone.value))
     _finish(game, leader, single)
@@ -342,6 +347,47 @@ def _polish(game: Game, leader: Leader, best: Best, steps: int) -> Iterator[None
         region.step(gradient, lambda: leader.position(observed))
         yield
     best.keep(ascent()[0])
+    place(leader, best.parameters)
+
+
+def _quasi_newton(game: Game, leader: Leader, best: Best, steps: int) -> Iterator[None]:
+    """BFGS of K leaders side by side, one evaluation a step; for few parameters and narrow ridges.
+
+    A step that does not lead up is taken back and shortened; the curvature on its way counts.
+    """
+    ascent = _Ascent(game, leader, true_model(game))
+    shapes = [p.shape for p in ascent.parameters]
+    sizes = [shape[1:].numel() for shape in shapes]
+
+    def at(point: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [x.view(s) for x, s in zip(point.split(sizes, 1), shapes, strict=True)]
+        place(leader, parts)
+        value, gradient = ascent()
+        best.keep(value)
+        return value, torch.cat([g.double().flatten(1) for g in gradient], 1)
+
+    point = torch.cat([p.detach().double().flatten(1) for p in ascent.parameters], 1)
+    value, slope = at(point)
+    size = slope.norm(dim=1).clamp(min=1e-300)
+    eye = torch.eye(point.shape[1], dtype=torch.float64)
+    inverse = eye * (FIRST / size)[:, None, None]  # of the curvature, which is taken for negative
+    length = torch.ones_like(value)
+    for _ in range(steps):
+        way = length[:, None] * (inverse @ slope[..., None]).squeeze(-1)
+        found, new = at(point + way)
+        bent = slope - new
+        curved = (way * bent).sum(1)
+        sound = (curved > 1e-12 * way.norm(dim=1) * bent.norm(dim=1)) & found.isfinite()
+        weight = torch.where(sound, 1 / torch.where(sound, curved, 1.0), 0.0)[:, None, None]
+        keep = eye - weight * way[:, :, None] * bent[:, None, :]
+        inverse = keep @ inverse @ keep.mT + weight * way[:, :, None] * way[:, None, :]
+        better = found > value
+        point = torch.where(better[:, None], point + way, point)
+        slope = torch.where(better[:, None], new, slope)
+        value = torch.where(better, found, value)
+        length = torch.where(better, (2 * length).clamp(max=1.0), length / 4)
+        length = torch.where(sound, length.clamp(min=0.25), length)
+        yield
     place(leader, best.parameters)
 
 

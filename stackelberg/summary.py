@@ -35,11 +35,11 @@ def iteration_row(
     `leader_return` and `follower_return` are of the sampled episodes, cut by the time limit;
     `leader_estimate` is what the leader believes its objective to be; `leader_objective` and
     `follower_gap` read the true model and are for the eye only; None where there is none to read
-    (no tables, nor all of it linear), but for a gap that the follower itself has measured. Both
-    `leader_return` and `leader_objective` are against the follower's present response, not its best
-    one; `temperature` is what the leader takes the follower's to be, where it has to estimate it.
-    `env_steps` of the summary is the last row's `leader_steps` and `follower_steps`: so far, per
-    leader.
+    (no tables, nor all of it linear), but for a gap that the follower itself has measured.
+    `entropy` is of a policy that chooses, 0 of a design, None in a Box. Both `leader_return` and
+    `leader_objective` are against the follower's present response, not its best one; `temperature`
+    is what the leader takes the follower's to be, where it has to estimate it. `env_steps` of the
+    summary is the last row's `leader_steps` and `follower_steps`: so far, per leader.
     """
     game, commitment, seen = evidence.game, evidence.commitment, evidence.trajectories
     objective, gap = None, gap_of(response, len(commitment.policy))
@@ -59,7 +59,11 @@ def iteration_row(
         "direct_norm": direct_norm,
         "indirect_norm": indirect_norm,
         "cosine": inner(direct, indirect) / torch.where(product > 0, product, 1.0),
-        "entropy": torch.special.entr(commitment.policy).sum(-1).mean(-1),
+        "entropy": (
+            torch.special.entr(commitment.policy).sum(-1).mean(-1)
+            if commitment.box is None
+            else None
+        ),
     }
     if isinstance(evidence.temperature, Tensor):
         columns["temperature"] = evidence.temperature

@@ -21,10 +21,9 @@ The trace differs: c_k = d_k e-bar(s_k), expected, by least-squares TD backward 
 sampled sum; or that of the forward form. There the critic H(s) = grad V_F(s) is least-squares TD
 on the same features, H = phi' W, and the covariance of Q_L and gamma_F H(s') at the same state is
 linear in W, and so in the signals: the trace is what they weigh, and no vector is ever formed. Both
-forms cost the same here, whatever the dimension, and `lower_variance` tells which is less noisy.
+forms cost the same here, whatever the dimension (`stackelberg.estimators.forms`).
 """
 
-from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -92,21 +91,6 @@ def naive(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     """The leader's own policy gradient: the follower is taken as fixed, the indirect term is 0."""
     direct, indirect = expected_trace(evidence, commitment)
     return direct, torch.zeros_like(indirect)
-
-
-def lower_variance(dimension: int, variances: Mapping[str, Tensor]) -> str:
-    """The form with the least noise: of backward and forward form, or any others.
-
-    Of equal ones the first. In a game of few numbers the forward form may keep a vector for each;
-    what it then costs is `dimension` times as much, so its variance counts so many times as much,
-    as more play would lower it.
-
-    Args:
-        dimension: of the leader's parameters that a vector critic would keep; 1 if it keeps none.
-        variances: total variance [M] of each form's gradient between streams, "forward" among them.
-    """
-    cost = {name: dimension if name == "forward" else 1 for name in variances}
-    return min(variances, key=lambda name: cost[name] * variances[name].mean().item())
 
 
 # ---------------------------------------------------------------- surrogates
