@@ -22,15 +22,14 @@ class LinearModelBased(ModelBased):
     """The expected trace, and a search of the regressed game for higher hills.
 
     As `ModelBased`, but little exploring is called for: a few directions tell everything. In the
-    first outer iteration the 32 scouts of a leader are scattered around it, in the six after it
-    they climb on the learned model, from scattered starts, then from recombinations of the best
-    scouts so far; every other time from a bump ten times as wide. The transitions may be the
-    design's.
+    first outer iteration the 32 scouts of a leader are scattered, in the two after it they climb on
+    the learned model, from scattered starts, then from recombinations of the best scouts so far
+    and a bump ten times as wide. The transitions may be the design's.
 
     Source: this project.
     """
 
-    exploring, searching, climbing = 1, 6, 150
+    exploring, searching, climbing = 1, 2, 120
     warmth: ClassVar[tuple[float, ...]] = (search.WARM, 1.0)
 
     def _gradient(self, evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:

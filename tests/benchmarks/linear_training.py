@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
             if not chosen or label in chosen:
                 print(said(label, name, trained(label, name, range(SEEDS))), flush=True)
     if not chosen or "model-based" in chosen:
-        for label, iterations in (("building", 100), ("lqr", 250)):
+        for label, iterations in (("building", 100), ("lqr", 100)):
             found = trained(label, "model-based", range(SEEDS), iterations)
             print(said(label, "model-based", found), flush=True)
 
