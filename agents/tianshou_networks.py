@@ -141,7 +141,8 @@ class NetworkLearner(Learner):
         with policy_within_training_step(algorithm.policy):
             everything, _ = replay.sample(min(_LEVELLED, replay.size))
             algorithm.find_level(everything)
-            updates = max(algorithm.fewest, round(self.network.replays * fresh / batch))
+            least = max(1, min(algorithm.fewest, fresh // 4))
+            updates = max(least, round(self.network.replays * fresh / batch))
             for i in range(updates):
                 algorithm.slow(1 - i / updates)
                 algorithm.update(replay, sample_size=batch)
@@ -267,7 +268,7 @@ class _Relative:
     (r + gamma V(x') - level) / scale, where nothing follows an ending.
     """
 
-    fewest = 1  # updates in a round
+    fewest = 1  # updates in a round, unless a quarter of its transitions is less
     policy: Any
     alpha: Any
     scale: Tensor
