@@ -141,9 +141,10 @@ class NetworkLearner(Learner):
         with policy_within_training_step(algorithm.policy):
             everything, _ = replay.sample(min(_LEVELLED, replay.size))
             algorithm.find_level(everything)
-            updates = max(algorithm.fewest, round(self.network.replays * fresh / batch))
+            least = max(1, min(algorithm.fewest, fresh // 4))
+            updates = max(least, round(self.network.replays * fresh / batch))
             for i in range(updates):
-                algorithm.step_size(self.network.step_size * (1 - i / updates))
+                algorithm.slow(1 - i / updates)
                 algorithm.update(replay, sample_size=batch)
             everything, _ = replay.sample(min(_LEVELLED, replay.size))
             algorithm.find_level(everything)
@@ -187,14 +188,15 @@ class NetworkLearner(Learner):
 
 
 def _spread(play: Columns, discount: float) -> float:
-    """Of returns: as they were, or as were rewards independent if that is more."""
-    over, total = play["terminated"] | play["truncated"], 0.0
-    returns = []
+    """Of returns, were rewards independent; as it was, where rewards are all alike."""
+    independent = play["rew"].std().item() * (1 - discount**2) ** -0.5
+    if independent:
+        return independent
+    over, total, returns = play["terminated"] | play["truncated"], torch.zeros(()), []
     for reward, ended in zip(play["rew"].flip(0), over.flip(0), strict=True):
         total = reward + discount * torch.where(ended, 0.0, total)
         returns.append(total)
-    independent = play["rew"].std().item() * (1 - discount**2) ** -0.5
-    return max(independent, torch.stack(returns).std().item())
+    return torch.stack(returns).std().item()
 
 
 class MLP(nn.Module):
@@ -266,7 +268,7 @@ class _Relative:
     (r + gamma V(x') - level) / scale, where nothing follows an ending.
     """
 
-    fewest = 1  # updates in a round
+    fewest = 1  # updates in a round, unless a quarter of its transitions is less
     policy: Any
     alpha: Any
     scale: Tensor
@@ -290,10 +292,7 @@ class _Relative:
         self.alpha = FixedAlpha(self.temperature / scale)
 
     def standardise(self, seen: Tensor) -> None:
-        """Take the units of what is met from this [n, d]."""
-        self.centre.copy_(seen.mean(0))
-        spread = seen.std(0)
-        self.spread.copy_(torch.where(spread > 1e-6, spread, 1.0))
+        """Take the units of what is met from this [n, d], where they matter."""
 
     def standard(self, seen: Tensor) -> Tensor:
         """What is met [..., d] in those units."""
@@ -306,11 +305,8 @@ class _Relative:
         """What a copy does that strays: it acts freely, or does something near the response's."""
         return free
 
-    def step_size(self, size: float) -> None:
-        """Of Adam from now on."""
-        for optimiser in cast(Any, self)._optimizers:
-            for group in optimiser._optim.param_groups:
-                group["lr"] = size
+    def slow(self, share: float) -> None:
+        """Take smaller steps as a round of updates goes on, where the last digits matter."""
 
     def value(self, seen: Tensor) -> Tensor:
         """v [n] of what the follower met [n, d], standard."""
@@ -574,6 +570,7 @@ class BoxActorCritic(_Relative, SAC):
         )
         bounds = cast(spaces.Box, game.follower_space)
         self.open = torch.from_numpy(np.isinf(bounds.low) | np.isinf(bounds.high))
+        self.largest = config.step_size
         self.register_buffer("quadratic", torch.tensor(True))
         self.register_buffer("width", torch.full((size,), 2 * _START))
         self.register_buffer("middle", torch.zeros(inputs))
@@ -625,7 +622,9 @@ class BoxActorCritic(_Relative, SAC):
         met = batch.obs_next.flatten(0, 1)
         done = self.policy(Batch(obs=met))
         value = self.action_value(met, done.act) - self.alpha.value * done.log_prob.squeeze(-1)
-        error = self._target(batch, lambda _: value) - self.action_value(batch.obs, batch.act)
+        q = self.action_value(batch.obs, batch.act).double()
+        target = self._target(batch, lambda _: value).double()
+        error = target - q
         here, ahead = self._features(batch.obs, batch.act), self._features(met, done.act)
         odds = batch.odds.masked_fill(batch.terminated.unsqueeze(-1), 0.0).double()
         ahead = (odds.unsqueeze(-1) * ahead.view(*odds.shape, -1)).sum(1)
@@ -634,9 +633,9 @@ class BoxActorCritic(_Relative, SAC):
         weighed = self.weight(batch.obs).double().unsqueeze(-1) * here
         inverse = torch.linalg.pinv(weighed.mT @ here, rtol=_RANK, hermitian=True)
         change = inverse @ (weighed.mT @ error)
-        target, share = error + self.action_value(batch.obs, batch.act), weighed[:, :1]
-        missed = (share.T @ (error - here @ change).square()) / share.sum()
-        told = (share.T @ (target - (share.T @ target) / share.sum()).square()) / share.sum()
+        share = weighed[:, 0] / weighed[:, 0].sum()
+        missed = share @ (error - here @ change).square()
+        told = share @ (target - share @ target).square()
         if missed > _UNTOLD * told:
             self.quadratic.fill_(False)
             return
@@ -652,6 +651,17 @@ class BoxActorCritic(_Relative, SAC):
     def _features(self, seen: Tensor, action: Tensor) -> Tensor:
         monomials = _monomials(torch.cat([seen, action], -1).double(), self.degree)
         return torch.cat([torch.ones_like(monomials[:, :1]), monomials], -1)
+
+    def standardise(self, seen: Tensor) -> None:
+        """Take the units of what is met from this [n, d]."""
+        self.centre.copy_(seen.mean(0))
+        spread = seen.std(0)
+        self.spread.copy_(torch.where(spread > 1e-6, spread, 1.0))
+
+    def slow(self, share: float) -> None:
+        for optimiser in self._optimizers:
+            for group in optimiser._optim.param_groups:
+                group["lr"] = share * self.largest
 
     def survey(self, seen: Tensor, action: Tensor) -> None:
         """Stray by up to two standard deviations, and learn most exactly where the response is.
