@@ -11,6 +11,7 @@ from stackelberg.summary import half_widths
 
 # Readable on white and on black.
 COLOURS = ("#3b82d6", "#e0793a", "#2fa37c", "#c2569f", "#8f7be8", "#b58b1f", "#d65a5a", "#6b8e9e")
+FEW = 20  # iterations; up to here every one is marked
 NO_GAP = 1e-9  # gaps below it are rounding
 
 
@@ -162,11 +163,12 @@ def plotly(chart: Chart) -> dict[str, Any]:
     for curve in chart.curves:
         x, visible = list(range(len(curve.mean))), True if curve.shown else "legendonly"
         common: dict[str, Any] = {"x": x, "legendgroup": curve.name, "visible": visible}
-        common |= {"mode": "lines", "steps": _numbers(curve.steps)}  # in the place of x, if asked
+        common |= {"mode": "lines" if len(x) > FEW else "lines+markers"}
+        common |= {"steps": _numbers(curve.steps)}  # in the place of x, if asked
         error = ""
         if curve.half is not None:
             low, high = curve.band(chart.log)
-            edge = {"line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
+            edge = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
             fill = {"fill": "tonexty", "fillcolor": curve.colour + "33"}
             data += [
                 common | edge | {"y": _numbers(low)},

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from stackelberg import exact
-from stackelberg.charts import Chart
+from stackelberg.charts import FEW, Chart
 from stackelberg.game import Game
 from stackelberg.hypergradient import exchange_rate, tabular_critics
 from stackelberg.run_directory import write_atomically
@@ -196,6 +196,7 @@ def draw_chart(chart: Chart) -> Figure:
             continue
         iterations = np.arange(len(curve.mean))
         line = {"color": curve.colour, "linestyle": DASHES[curve.dash]}
+        line["marker"] = "" if len(iterations) > FEW else "."
         axes.plot(iterations, curve.mean, label=curve.name, **line)
         if curve.half is not None:
             band = curve.band(chart.log)
@@ -373,7 +374,7 @@ def draw_panel(panel: Panel, dark: bool = False) -> bytes:
     names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     style: dict[Any, Any] = dict.fromkeys(names, ink)
     style |= dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none")
-    style |= {"legend.framealpha": 0.0, "svg.hashsalt": panel.title}
+    style["legend.framealpha"] = 0.0
     with matplotlib.rc_context(style):
         (axes,) = _panels(1, 4.2, 3.6)
         panel.draw(axes)
@@ -385,7 +386,8 @@ def drawn(figure: Figure, kind: str) -> bytes:
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else None
-    figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
+    with matplotlib.rc_context({"svg.hashsalt": "stackelberg"}):
+        figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
     return buffer.getvalue()
 
 

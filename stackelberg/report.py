@@ -142,7 +142,7 @@ def read_run(path: str | Path) -> Run:
         summary = None  # of an earlier end, which the run has gone on from
     run = Run(folder, config, metrics, summary, _if_there(folder / "evaluation.json"))
     try:
-        run.rows, run.status, run.command  # noqa: B018  they are what reports read
+        run.rows, run.command, config["game"]
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(
             "a run as `stackelberg train` writes it", f"{folder}: {error!r}", "put its files back"

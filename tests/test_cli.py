@@ -77,7 +77,9 @@ def refused(capsys, *arguments: str) -> str:
 # ---------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("command", [[], ["games"], ["train"], ["solve"], ["study"], ["check"]])
+@pytest.mark.parametrize(
+    "command", [[], ["games"], ["train"], ["solve"], ["study"], ["report"], ["play"], ["check"]]
+)
 def test_help_answers_at_once(command):
     """Without torch, whose import alone takes longer; the fastest of three, on a busy machine."""
     took = []

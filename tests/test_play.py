@@ -7,47 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from written_runs import FILMED, moved, write_run
 
 from games import discrete_toy
 from stackelberg import cli, film, registry
-from stackelberg.config import TrainConfig
-from stackelberg.identity import identity
-from stackelberg.run_directory import RunDirectory
 from stackelberg.types import Commitment, TabularResponse
 
 ONE_LINE = r"^stackelberg: expected [^\n]+; got [^\n]+; [^\n]+\n$"
-LITTLE = {"first_steps": "64", "copies": "8"}
-FILMED = {  # follower, options of the game and of the follower
-    "discrete_toy": ("exact", {"horizon": "5"}, {}),
-    "four_rooms": ("exact", {"horizon": "5"}, {}),
-    "matrix": ("exact", {}, {}),
-    "lqr": ("exact", {"horizon": "4"}, {}),
-    "building": ("exact", {"horizon": "4"}, {}),
-    "duopoly": ("exact", {"horizon": "4"}, {}),
-    "cart_pole": ("sac", {"horizon": "4"}, LITTLE),
-    "pendulum": ("sac", {"horizon": "4"}, LITTLE),
-}
-
-
-def moved(parameter: torch.Tensor) -> torch.Tensor:
-    return 0.01 * torch.arange(parameter.numel()).view(parameter.shape)
-
-
-def write_run(path: Path, name: str, **more: str) -> Path:
-    """A run as training leaves it, whose leader has moved a little from where it started."""
-    follower, options, own = FILMED[name]
-    options = options | more
-    game = registry.make_game(name, [f"{k}={v}" for k, v in options.items()])
-    leader = registry.load("leaders", "default")(game, (0,))
-    made = registry.make_follower(follower, [f"{k}={v}" for k, v in own.items()])
-    label = {"game": name, "game_options": options, "leader_agent": None, "leader": "default"}
-    label |= {"follower": follower, "follower_options": own}
-    settings = label | vars(TrainConfig()) | {"seeds": [0]} | identity(game, leader, made)
-    tensors = {f"leader.{name}": tensor.clone() for name, tensor in leader.state_dict().items()}
-    for name, p in leader.named_parameters():
-        tensors[f"leader.{name}"] += moved(p)
-    RunDirectory(path, settings).checkpoint(3, tensors, {"iteration": 3})
-    return path
 
 
 @pytest.fixture

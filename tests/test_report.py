@@ -1,0 +1,578 @@
+"""Reports: what the page says and draws, by hand and in a browser, and what is refused."""
+
+import json
+import re
+import shlex
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy import stats
+from written_runs import FILMED, write_run
+
+from agents import ExactFollower, TabularSoftmax
+from games import discrete_toy, four_rooms
+from stackelberg import Coordinator, InputError, TrainConfig, cli, exact, figures, report
+from stackelberg.charts import charts
+from stackelberg.evaluation_result import EvaluationResult
+from stackelberg.grid import Grid
+from stackelberg.types import Commitment
+
+ONE_LINE = r"^stackelberg: expected [^\n]+; got [^\n]+; [^\n]+\n$"
+QUICK = ["--iterations", "5", "--evaluation-episodes", "5", "--quiet"]
+RUNS = {
+    "toy0": ["discrete_toy", "--seed", "0"],
+    "toy1": ["discrete_toy", "--seed", "1"],
+    "toy2": ["discrete_toy", "--seed", "2"],
+    "naive": ["discrete_toy", "--estimator", "naive"],
+    "long": ["discrete_toy", "--iterations", "6"],
+    "rooms": ["four_rooms", "--steps", "30", "--streams", "1", "--game-option", "goals=2"],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Short runs; not to be written to."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STACKELBERG_DATA", str(folder / "data"))
+        for name, arguments in RUNS.items():
+            given = ["train", arguments[0], *QUICK, *arguments[1:], "--out", str(folder / name)]
+            assert cli.main(given) == 0
+    return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are made, and written as files of nothing."""
+    monkeypatch.setattr(figures, "drawn", lambda figure, kind: kind.encode())
+
+
+@pytest.fixture
+def runs(trained, tmp_path, monkeypatch, undrawn):
+    """Copies of the short runs, in the current directory."""
+    for name in RUNS:
+        shutil.copytree(trained / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Page(HTMLParser):
+    """The text of a page, cell by cell, and what it refers to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.references, self.cells, self.tags, self._open = [], [], [], [""]
+        self.source = path.read_text()
+        self.feed(self.source)
+        self.words = " ".join(" ".join(self.cells).split())
+
+    def handle_starttag(self, tag, attributes):
+        self._open.append(tag)
+        self.tags.append(tag)
+        asked = ("src", "href", "srcset", "action", "data", "poster")
+        self.references += [value for name, value in attributes if name in asked]
+
+    def handle_data(self, data):
+        if self._open[-1] not in ("script", "style") and data.strip():
+            self.cells.append(data.strip())
+
+    def charts(self) -> dict:
+        (found,) = re.findall(r"^const charts = (.*);$", self.source, re.MULTILINE)
+        return {one["name"]: one for one in json.loads(found)}
+
+
+def page_of(*names: str) -> Page:
+    return Page(report.report(names))
+
+
+def metrics(run: str, name: str) -> list:
+    lines = (Path(run) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)[name] for line in lines]
+
+
+def tree() -> dict:
+    return {p: p.read_bytes() if p.is_file() else None for p in Path().rglob("*")}
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_one_file_that_refers_to_nothing_else(runs):
+    page = page_of("toy0")
+    assert page.references
+    assert all(one.startswith("data:") for one in page.references)
+    assert page.tags.count("script") == 2
+    assert "default-src 'none'" in page.source
+    assert not re.search(r"@import|url\(", page.source.split("</style>")[0])
+
+
+def test_it_says_what_was_run_and_what_came_out(runs):
+    page = page_of("toy0")
+    summary = json.loads(Path("toy0/summary.json").read_text())
+    for value in (summary["leader_return"]["exact"], summary["optimum"]):
+        assert f"{value:.5g}" in page.cells
+    assert f"{summary['leader_return']['mean']:.5g}" in page.cells
+    assert "trained by expected-trace at access value against the follower exact" in page.words
+    assert "5 outer iterations, seed 0" in page.words
+    assert all(f"{name} {version}" in page.words for name, version in summary["versions"].items())
+    assert "unfinished" not in page.words
+    assert "The follower's gap is nil throughout" in page.words
+
+
+def test_the_same_run_makes_the_same_page_and_figures(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained / "toy0", tmp_path / "toy0")
+    monkeypatch.chdir(tmp_path)
+    page_of("toy0")
+    first = tree()
+    page_of("toy0")
+    assert tree() == first
+    made = {p.name for p in Path("toy0/figures").iterdir()}
+    names = {"learning_curves", "gradient_norms", "gradient_cosine", "game"}
+    assert made == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    for path in Path("toy0/figures").iterdir():
+        head = {".png": b"\x89PNG", ".svg": b"<?xml"}[path.suffix]
+        assert path.read_bytes().startswith(head)
+
+
+@pytest.mark.parametrize("name", FILMED)
+def test_every_shipped_game_has_its_page(name, tmp_path, undrawn):
+    page = page_of(write_run(tmp_path / "run", name))
+    assert "unfinished: 3 of 100 outer iterations" in page.words
+    tables, drawn = ("discrete_toy", "four_rooms", "matrix"), page.tags.count("img")
+    assert drawn == 4 if name in tables else drawn == ("sac" not in FILMED[name])
+    assert "direct term" in page.source
+    assert "No pictures" not in page.words
+
+
+def test_a_film_of_the_run_is_shown(runs):
+    assert "image/gif" not in page_of("toy0").source
+    Path("toy0/figures/play.gif").write_bytes(b"GIF89a")
+    assert "data:image/gif;base64,R0lGODlh" in page_of("toy0").source
+
+
+# ---------------------------------------------------------------- curves
+
+
+def test_runs_that_differ_in_seeds_are_one_curve_with_its_interval(runs):
+    page = page_of("toy0", "toy1", "toy2")
+    values = np.array([metrics(f"toy{i}", "leader_objective") for i in range(3)])
+    half = stats.t.ppf(0.975, 2) * stats.sem(values, 0)
+    low, high, mean = page.charts()["learning_curves"]["data"][:3]
+    assert mean["name"] == "mean of 3 seeds"
+    assert mean["y"] == pytest.approx(values.mean(0))
+    assert mean["customdata"] == pytest.approx(half)
+    assert low["y"] == pytest.approx(values.mean(0) - half)
+    assert high["y"] == pytest.approx(values.mean(0) + half)
+    assert mean["steps"] == metrics("toy0", "leader_steps")
+    drawn = {one.get("name"): one for one in page.charts()["learning_curves"]["data"]}
+    line = drawn["best known"]
+    assert line["y"] == pytest.approx([discrete_toy.OPTIMA[1.0]] * 2)
+
+
+def test_all_metrics_that_are_asked_for_have_their_chart(runs):
+    drawn = page_of("toy0").charts()
+    names = {"direct term": "direct_norm", "indirect term": "indirect_norm", "seed 0": "cosine"}
+    for one in drawn["gradient_norms"]["data"] + drawn["gradient_cosine"]["data"]:
+        true = [value if value > 0 or one["name"] == "seed 0" else None
+                for value in metrics("toy0", names[one["name"]])]  # fmt: skip
+        assert one["y"] == pytest.approx(true)
+    shown = {one["name"]: one.get("visible") for one in drawn["learning_curves"]["data"]}
+    assert shown["seed 0"] is True
+    assert shown["leader's own estimate"] == shown["sampled"] == "legendonly"
+
+
+def test_a_followers_gap_is_drawn_where_there_is_one(runs):
+    file = Path("toy0/metrics.jsonl")
+    gaps = [0.5, 0.0, None, 0.25, 0.125]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [line | {"follower_gap": gap} for line, gap in zip(lines, gaps, strict=True)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (curve,) = page_of("toy0").charts()["follower_gap"]["data"]
+    assert curve["y"] == [0.5, None, None, 0.25, 0.125]
+
+
+def test_what_tells_runs_apart_names_their_curves(runs):
+    grouped = report.grouped([report.read_run(name) for name in ("toy0", "naive", "toy1", "long")])
+    names = ["iterations 5, expected-trace", "iterations 5, naive", "iterations 6, expected-trace"]
+    assert [group.label for group, _ in grouped] == names
+    assert [[run.path.name for run in members] for _, members in grouped] == [
+        ["toy0", "toy1"],
+        ["naive"],
+        ["long"],
+    ]
+    (chart,) = (one for one in charts([group for group, _ in grouped]) if "curves" in one.name)
+    assert [len(curve.mean) for curve in chart.curves] == [5, 5, 6]
+    page = page_of("toy0", "naive")
+    assert {"expected-trace", "naive"} <= set(page.cells)
+
+
+def test_leaders_side_by_side_from_python(tmp_path, undrawn):
+    game, config = discrete_toy.game(), TrainConfig(iterations=4, evaluation_episodes=3)
+    leader = TabularSoftmax(3, 2, range(3))
+    Coordinator(game, leader, ExactFollower(), config, seeds=range(3), out=tmp_path / "run").run()
+    page = page_of(tmp_path / "run")
+    assert page.charts()["learning_curves"]["data"][2]["name"] == "mean of 3 seeds"
+    assert "over 3 seeds" in page.words
+    assert "Started from Python" in page.words
+    assert "No pictures of the leader" in page.words
+
+
+# ---------------------------------------------------------------- unfinished runs
+
+
+def test_an_unfinished_run_is_reported_as_far_as_it_goes(runs):
+    Path("toy0/summary.json").unlink()
+    file = Path("toy0/metrics.jsonl")
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:3]) + lines[3][:40])  # it is being written
+    page = page_of("toy0")
+    assert "toy0: unfinished: 3 of 5 outer iterations" in page.words
+    assert len(page.charts()["learning_curves"]["data"][0]["y"]) == 3
+
+
+def test_a_run_that_has_gone_on_is_not_what_its_summary_says(runs):
+    settings = json.loads(Path("toy0/config.json").read_text()) | {"iterations": 9}
+    Path("toy0/config.json").write_text(json.dumps(settings))
+    assert "toy0: unfinished: 5 of 9 outer iterations" in page_of("toy0").words
+    lines = Path("long/metrics.jsonl").read_text()
+    Path("toy0/metrics.jsonl").write_text(lines)
+    assert report.read_run("toy0").summary is None
+
+
+# ---------------------------------------------------------------- how to reproduce
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["discrete_toy"],
+        ["four_rooms", "--game-option", "goals=2", "--game-option", "penalty=1", "--seed", "3"],
+        ["discrete_toy", "--follower", "soft-q", "--follower-option", "later_steps=64", "--access",
+         "trajectories", "--estimate-temperature", "--leader", "spread", "--radius", "0.01",
+         "--steps", "20", "--estimator", "naive", "--optimiser", "ppo", "--streams", "4"],
+    ],
+)  # fmt: skip
+def test_the_command_makes_the_same_run(tmp_path, arguments):
+    out = ["--out", str(tmp_path / "it's a run")]
+    asked = cli._parse(["train", *arguments, *out])
+    settings = vars(asked.config) | {"seeds": [asked.seed], "leader": asked.leader}
+    settings |= {"game": asked.game, "game_options": cli._pairs(asked.game_option)}
+    settings |= {"follower": asked.follower, "leader_agent": asked.leader_agent}
+    settings |= {"follower_options": cli._pairs(asked.follower_option)}
+    run = report.Run(asked.out, json.loads(json.dumps(settings)), [], None, None)
+    said = shlex.split(run.command)
+    assert said[0] == "stackelberg"
+    assert cli._parse(said[1:]) == asked
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def evaluated(folder: Path) -> EvaluationResult:
+    rows = []
+    for leader in ("a", "b"):
+        for against in ("a", "b"):
+            for seed in range(2):
+                row = {"leader": leader, "against": against, "follower": "exact", "seed": seed}
+                row |= {"temperature": 0.05, "follower_gap": 0.25, "leader_exact": None}
+                value = {"aa": 10, "ab": 20, "ba": 30, "bb": 40}[leader + against] + seed
+                names = "leader_discounted", "leader_undiscounted"
+                names += "follower_discounted", "follower_undiscounted"
+                row |= dict.fromkeys(names, value) | {f"{name}_ci95": 1.0 for name in names}
+                rows.append(row)
+    standing = {"temperature": 0.05, "objective": 1.0, "optimum": 2.0, "regret": 0.75}
+    result = EvaluationResult(
+        about={"game": "discrete_toy"},
+        leaders=[{"name": "a", "estimator": "naive"}, {"name": "b", "estimator": "es"}],
+        standings=[standing | {"leader": "a"}, standing | {"leader": "b"}],
+        rows=rows,
+    )
+    result.write(folder)
+    return result
+
+
+def test_an_evaluation_is_shown_with_its_cross_play(runs):
+    assert "Evaluation" not in page_of("toy0").words
+    evaluated(Path("toy0"))
+    page = page_of("toy0")
+    assert "Evaluation against fresh followers" in page.words
+    half = stats.t.ppf(0.975, 1) * 0.5
+    for said in ("10.5", "40.5", f"{half:.2g}", "0.25", "0.75"):
+        assert said in page.cells
+    start = page.cells.index("Cross-play, exact at temperature 0.05")
+    shown = page.cells[start + 2 : start + 10]
+    assert shown == ["a", "b", "a", "10.5", "20.5", "b", "30.5", "40.5"]
+
+
+# ---------------------------------------------------------------- pictures of games
+
+
+def axes_of(draw) -> object:
+    figure = Figure()
+    axes = figure.add_subplot()
+    draw(axes)
+    FigureCanvasAgg(figure).draw()
+    return axes
+
+
+def panels_of(game, commitment) -> dict:
+    return {panel.title: axes_of(panel.draw) for panel in figures.game_panels(game, commitment)}
+
+
+def heights(axes) -> list[float]:
+    return [patch.get_height() for patch in axes.patches]
+
+
+def test_the_exchange_rate_is_the_expected_trace_over_visits_and_temperature():
+    """rho(s) = E[sum_k e_k 1(s_k = s)] / (beta d(s)), summed step by step."""
+    game, generator = discrete_toy.game(), np.random.default_rng(3)
+    f = torch.from_numpy(generator.dirichlet([1, 1], (1, 3)))
+    model = game.model()
+    best = exact.best_response(model, f)
+    g, kernel = best.policy[0].numpy(), model.transition.reshape(3, 2, 3, 3).numpy()
+    pay = model.leader_reward.reshape(3, 2, 3).numpy()
+    joint = f[0].numpy()[:, :, None] * g  # [S, A, B]
+    value = np.zeros(3)
+    for _ in range(4000):
+        action_value = pay + 0.99 * np.einsum("sabt,t->sab", kernel, value)
+        value = (joint * action_value).sum((1, 2))
+    benefit = action_value - (g * action_value).sum(-1, keepdims=True)
+    here, trace = np.eye(3)[0], np.zeros(3)  # P(s_k = s), E[e_k 1(s_k = s)]
+    visits, traces, weight = np.zeros(3), np.zeros(3), 1.0
+    for _ in range(4000):
+        visits, traces = visits + weight * here, traces + trace
+        carried = trace[:, None, None] + weight * here[:, None, None] * benefit
+        trace = 0.99 * np.einsum("sab,sabt->t", joint * carried, kernel)
+        here = np.einsum("s,sab,sabt->t", here, joint, kernel)
+        weight *= 0.99
+    drawn = panels_of(game, Commitment(f))
+    assert heights(drawn["Exchange rate"]) == pytest.approx(traces / visits / 0.05, rel=1e-6)
+    assert heights(drawn["Visits"]) == pytest.approx(visits, rel=1e-6)
+    assert heights(drawn["Leader's policy"]) == pytest.approx(f[0].T.flatten().tolist())
+    mean = joint.sum(1)
+    assert heights(drawn["Follower's best response"]) == pytest.approx(mean.T.flatten())
+
+
+def test_four_rooms_draws_penalties_visits_and_moves():
+    game = four_rooms.game(goals=2, temperature=0.05)
+    design = torch.zeros(1, 104).double()
+    design[0, 7] = 0.1
+    drawn = panels_of(game, Commitment(torch.ones(1, 208, 1).double(), design))
+    cells = tuple(np.array(four_rooms.CELLS).T)
+    images = {title: axes.images[0].get_array().filled(np.nan) for title, axes in drawn.items()}
+    assert all(np.isnan(image[0]).all() for image in images.values())  # the wall
+    assert images["Leader's design"][cells] == pytest.approx(design[0])
+    model = game.model(design)
+    best = exact.best_response(model, torch.ones(1, 208, 1).double())
+    visits = exact.visitation(model, torch.ones(1, 208, 1).double(), best.policy)[0]
+    assert images["Visits"][cells] == pytest.approx(visits.view(2, 104).sum(0))
+    (arrows,) = drawn["Follower's best response"].collections
+    share = visits.view(2, 104) / visits.view(2, 104).sum(0)
+    mean = (share[..., None] * best.policy[0, :, 0].view(2, 104, 4)).sum(0)
+    assert pytest.approx(0.85 * (mean[:, 1] - mean[:, 3])) == arrows.U  # right less left
+    assert pytest.approx(0.85 * (mean[:, 2] - mean[:, 0])) == arrows.V  # down less up, y is down
+    assert drawn["Follower's best response"].yaxis_inverted()
+
+
+def test_a_users_own_grid_draws_itself():
+    grid = Grid(["###", "# #", "# #"], [(1, 0), (-1, 0)], {(1, 1): "X"})
+    assert grid.cells == [(1, 1), (2, 1)]
+    axes = axes_of(lambda axes: grid.draw(axes, np.array([1.0, 2.0, 3.0, 5.0]), ""))
+    assert axes.images[0].get_array().compressed().tolist() == [4.0, 7.0]
+    assert [text.get_text() for text in axes.texts] == ["X"]
+    axes = axes_of(lambda axes: grid.draw_place(axes, 3, ""))
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 2]]]
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def _damage(path: str, text: str):
+    return lambda: Path(path).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "said"),
+    [
+        (None, ["nowhere"], "the folder of a run; got nowhere"),
+        (None, ["."], "the folder of a run"),
+        (None, ["toy0", "rooms"], "runs of one game, 'discrete_toy' as in toy0; got 'four_rooms'"),
+        (None, ["toy0", "toy1", "toy0"], "run directories, each named once"),
+        (None, ["toy0", "./toy0/"], "run directories, each named once"),
+        (None, ["toy0", "--out", "toy1/config.json"], "a folder that can be written"),
+        (None, ["toy0", "--out", "toy1/config.json/x"], "a folder that can be written"),
+        (_damage("toy0/config.json", "[]"), ["toy0"], "a config.json as a run writes it"),
+        (_damage("toy0/config.json", "{"), ["toy0"], "the folder of a run"),
+        (_damage("toy0/config.json", '{"seeds": [0]}'), ["toy0"], "a run as `stackelberg train`"),
+        (_damage("toy0/metrics.jsonl", ""), ["toy0"], "at least one outer iteration; got toy0"),
+        (_damage("toy0/metrics.jsonl", "no\n"), ["toy0"], "the metrics of a run"),
+        (_damage("toy0/metrics.jsonl", '{"iteration": 0}\n'), ["toy0"], "a run as `stackelberg"),
+        (_damage("toy0/summary.json", "{"), ["toy0"], r"a whole summary\.json"),
+        (_damage("toy0/evaluation.json", "[]"), ["toy0"], r"evaluation\.json as Stackelberg"),
+        (_damage("toy0/evaluation.json", "{}"), ["toy0"], "as `stackelberg evaluate` writes it"),
+        (_damage("toy0/figures", ""), ["toy0"], "a folder that can be written"),
+    ],
+)
+def test_what_is_refused(runs, capsys, change, arguments, said):
+    if change is not None:
+        change()
+    before = tree()
+    assert cli.main(["report", *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert re.match(ONE_LINE, errors)
+    assert re.search(said, errors)
+    assert tree() == before
+
+
+def test_a_page_that_cannot_be_finished_leaves_the_last_one(runs, monkeypatch):
+    page_of("toy0")
+    before, write = tree(), report.write_atomically
+
+    def fail(path, data):
+        if path.name == "report.html":
+            raise OSError("disk full")
+        write(path, data)
+
+    monkeypatch.setattr(report, "write_atomically", fail)
+    with pytest.raises(InputError, match=r"a folder that can be written.*disk full"):
+        report.report(["toy0", "naive"])
+    assert Path("toy0/report.html").read_bytes() == before[Path("toy0/report.html")]
+
+
+def test_what_runs_are_called_is_text_and_never_code(runs):
+    evil = "</script><script>alert(1)</script>"
+    for name in ("toy0", "naive"):
+        config = json.loads(Path(f"{name}/config.json").read_text())
+        config |= {"game": evil, "game_options": {evil: evil + name}}
+        Path(f"{name}/config.json").write_text(json.dumps(config))
+    page = page_of("toy0", "naive")
+    assert "<script>alert" not in page.source
+    assert page.tags.count("script") == 2
+    assert evil in page.words
+
+
+def test_out_takes_the_page(runs):
+    before = tree()
+    assert cli.main(["report", "toy0", "toy1", "--out", "new/er", "--quiet"]) == 0
+    new = {p for p in tree() if p not in before}
+    assert all(p.parts[0] == "new" for p in new)
+    assert Path("new/er/report.html") in new
+
+
+# ---------------------------------------------------------------- in a browser
+
+SWITCHES = [
+    *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
+    *("disable-background-networking", "disable-component-update"),
+]
+
+
+class Browser:
+    """A page in headless Chromium, at a width and in a colour scheme."""
+
+    def __init__(self, driver) -> None:
+        self.driver = driver
+
+    def open(self, page: Path, width: int = 1280, scheme: str = "light") -> None:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.colours(scheme)
+        self.driver.get(page.resolve().as_uri())
+
+    def colours(self, scheme: str) -> None:
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+    def ask(self, script: str):
+        return self.driver.execute_script(f"return {script}")
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if chromium is None or shutil.which("chromedriver") is None:
+        pytest.skip("chromium and chromedriver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for switch in SWITCHES:
+        options.add_argument(f"--{switch}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    made = webdriver.Chrome(options=options, service=service)
+    yield made
+    made.quit()
+
+
+@pytest.fixture
+def browser(driver):
+    yield Browser(driver)
+    assert driver.get_log("browser") == []  # no error, no warning
+
+
+@pytest.fixture(scope="module")
+def pages(trained, tmp_path_factory):
+    """A run's page and a comparison, with evaluations."""
+    folder = tmp_path_factory.mktemp("pages")
+    for name in ("toy0", "toy1", "naive", "rooms"):
+        shutil.copytree(trained / name, folder / name)
+    evaluated(folder / "toy0")
+    runs = [folder / name for name in ("toy0", "toy1", "naive")]
+    return {
+        "one": report.report([folder / "rooms"]),
+        "several": report.report(runs, folder / "out"),
+    }
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"-?[0-9.]+", text)]
+
+
+def _curves(browser: Browser, chart: str) -> list[list[float]]:
+    """The numbers in the paths of a chart's lines."""
+    paths = f"[...document.querySelectorAll('#{chart} path.js-line')]"
+    return [_numbers(d) for d in browser.ask(f"{paths}.map(p => p.getAttribute('d'))") if d]
+
+
+@pytest.mark.parametrize("name", ["one", "several"])
+@pytest.mark.parametrize("width", [1280, 380])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_browser(browser, pages, name, width, scheme):
+    browser.open(pages[name], width, scheme)
+    assert browser.ask("document.documentElement.scrollWidth") == width
+    style = "getComputedStyle(document.body)"
+    ink, paper = (_numbers(browser.ask(f"{style}.{x}")) for x in ("color", "backgroundColor"))
+    dark, bright = (paper, ink) if scheme == "dark" else (ink, paper)
+    assert max(dark) < 60
+    assert min(bright) > 200
+    assert _numbers(browser.ask("document.querySelector('.xtick text').style.fill"))[:3] == ink
+    for chart, one in Page(pages[name]).charts().items():
+        named = [t for t in one["data"] if "name" in t and t.get("visible") is not False]
+        full = [t for t in named if sum(y is not None for y in t["y"]) > 1]
+        shown = [t for t in full if t.get("visible") != "legendonly"]
+        assert sum(len(curve) > 2 for curve in _curves(browser, chart)) >= len(shown) > 0
+    assert browser.ask("[...document.images].every(i => i.complete && i.naturalWidth > 50)")
+    asked = browser.ask("performance.getEntriesByType('resource').map(r => r.name)")
+    assert all(name.startswith(("data:", "blob:")) for name in asked)
+
+
+def test_colours_and_curves_change_on_the_open_page(browser, pages):
+    browser.open(pages["several"])
+    ink = "document.querySelector('.xtick text').style.fill"
+    image = "document.querySelector('picture img').currentSrc"
+    before = browser.ask(ink), browser.ask(image)
+    browser.colours("dark")
+    assert browser.ask(ink) != before[0]
+    assert browser.ask(image) != before[1]
+    traces = "document.getElementById('learning_curves').data"
+    iterations = browser.ask(f"{traces}[0].x")
+    browser.driver.find_element("css selector", "option[value=steps]").click()
+    assert browser.ask(f"{traces}[0].x") == browser.ask(f"{traces}[0].steps") != iterations
