@@ -51,9 +51,9 @@ class LinearGaussian(nn.Module):
         spread = torch.as_tensor(noise, dtype=torch.float64)
         if not (spread > 0).all():
             raise InputError("noise > 0", f"{noise}", "take a small one, for example 1e-3")
-        log_std = spread.log().expand(self.count, actions).clone()
+        log_std = spread.log().expand(actions).clone()
         if learns_noise:
-            self.log_std = nn.Parameter(log_std)
+            self.log_std = nn.Parameter(log_std.repeat(self.count, 1))
         else:
             self.register_buffer("log_std", log_std)
 
@@ -63,7 +63,12 @@ class LinearGaussian(nn.Module):
 
     def std(self) -> Tensor:
         """[M, k]."""
-        return self.log_std.exp()
+        return self.log_std.exp().expand(len(self.gains), -1)
+
+    def parameters_at(self, rows: Tensor) -> list[Tensor]:
+        """One leader's parameters at rows of constant, gains and standard deviation [k, 2 + n]."""
+        gains = rows[:, 0 if self.affine else 1 : -1]
+        return [gains, rows[:, -1].log()] if isinstance(self.log_std, nn.Parameter) else [gains]
 
     def mean(self, observation: Tensor) -> Tensor:
         """K (1, s) [M, n, k]."""
@@ -76,7 +81,7 @@ class LinearGaussian(nn.Module):
 
     def log_density(self, observation: Tensor, action: Tensor) -> Tensor:
         """log f(a|s) [M, n] of actions [M, n, k]."""
-        return gaussian(action, self.mean(observation), self.log_std.unsqueeze(1))
+        return gaussian(action, self.mean(observation), self.std().log().unsqueeze(1))
 
     def position(self, observation: Tensor) -> Tensor:
         """Means and log standard deviations [M, n, 2 k]."""

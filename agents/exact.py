@@ -9,6 +9,7 @@ from torch import Tensor
 from stackelberg import exact, linear
 from stackelberg.errors import InputError
 from stackelberg.game import Game
+from stackelberg.oracle import require_oracle
 from stackelberg.types import Commitment, LinearResponse, TabularResponse
 
 
@@ -45,7 +46,7 @@ class ExactFollower:
 
     def check(self, game: Game) -> None:
         """Raise InputError unless it can play this game."""
-        game.require_tables()
+        require_oracle(game)
 
     @torch.no_grad()
     def best_respond(

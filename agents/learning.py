@@ -162,6 +162,7 @@ class Learner(ABC):
         experience: what it has seen and may still learn from.
         trained: has it learned anything yet?
         gap: the best-response gap as last measured; None where it measures none.
+        space: where it acts: the game's, with bounds.
         first_steps, afresh_steps: what is meant where `LearningConfig` leaves them out.
     """
 
@@ -175,6 +176,8 @@ class Learner(ABC):
 
     def __init__(self, game: Game, config: LearningConfig) -> None:
         self.game, self.config = game, config
+        self.space = game.follower_space
+        self._uniform = _uniform(game.follower_space)
 
     def face(self, commitment: Commitment, leader: int, generator: torch.Generator) -> None:
         """Best-respond to one of M leaders from now on; what holds under others is forgotten."""
@@ -204,6 +207,10 @@ class Learner(ABC):
     @abstractmethod
     def act(self, seen: Tensor) -> Tensor:
         """Actions of the present response [n] (in a Box [n, e], from -1 to 1), by what `view`s."""
+
+    def stray(self, action: Tensor) -> Tensor:
+        """What copies do that stray from these actions of the response: anything."""
+        return self._uniform(len(action), self.generator)
 
     @abstractmethod
     def keep(self, rows: Columns) -> None:
@@ -280,7 +287,7 @@ def collect(play: InducedMDP, learner: Learner, strays: Tensor, length: int) -> 
         `terminated`, `truncated`, and where the step led: `follower` (what it sees there before
         the leader moves), `out` (the leader had left) and, where it sees something else, `leader`.
     """
-    uniform, outward = _uniform(play.action_space), to_game(play.action_space)
+    outward = to_game(learner.space)
     stray, game, generator = bool(strays.any()), play.game, play.generator
     rows = []
     for _ in range(length):
@@ -288,7 +295,7 @@ def collect(play: InducedMDP, learner: Learner, strays: Tensor, length: int) -> 
         action = learner.act(seen)
         if stray:
             other = torch.rand(len(strays), generator=generator) < strays
-            free = uniform(len(strays), generator)
+            free = learner.stray(action)
             action = torch.where(other if action.dim() == 1 else other[:, None], free, action)
         found = play.step(outward(action))
         flags = found.terminated, found.truncated

@@ -6,10 +6,13 @@ found in closed form and the scale is that of returns. Importing Tianshou takes 
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from tianshou.algorithm.modelfree.discrete_sac import (
     DiscreteSAC,
@@ -42,6 +45,13 @@ from stackelberg.types import Commitment
 
 _LEVELLED = 65_536  # transitions from which the level is found
 _PROPOSALS = 16  # actions by which the normaliser of exp(q / alpha) is estimated in a Box
+_BEND = 4  # the exponent of the squashing
+_FEATURES = 500  # at most, where a polynomial is found by least squares; else its linear part
+_UNTOLD = 0.05  # of the variance of Q, what a polynomial may miss
+_RANK = 1e-9  # of the largest eigenvalue, below which a combination of features is not seen to vary
+_NEAR = 4.0  # squared distance from the response's play at which experience counts a quarter
+_EDGE = 0.98, 0.03  # of the range: where it ends, and which share of actions may lie there
+_START = 0.1  # standard deviation of the first response, where the range is from -1 to 1
 _DRAWS = 32  # actions by which the value of a Box policy is averaged
 
 
@@ -76,6 +86,7 @@ class NetworkLearner(Learner):
         self.network = network
         self.experience = Experience(network.capacity)
         self.algorithm = kind(game, network, generator)
+        self.space = self.algorithm.policy.action_space
 
     def face(self, commitment: Commitment, leader: int, generator: torch.Generator) -> None:
         super().face(commitment, leader, generator)
@@ -88,7 +99,10 @@ class NetworkLearner(Learner):
         return torch.cat([torch.zeros(half), share])
 
     def act(self, seen: Tensor) -> Tensor:
-        return self.algorithm.act(seen)
+        return self.algorithm.act(self.algorithm.standard(seen))
+
+    def stray(self, action: Tensor) -> Tensor:
+        return self.algorithm.stray(action, super().stray(action))
 
     def keep(self, rows: Columns) -> None:
         self.experience.add({name: rows[name] for name in rows if name != "truncated"})
@@ -97,12 +111,15 @@ class NetworkLearner(Learner):
         """Measure the gap by the fresh play, then learn from it unless that is good enough."""
         algorithm, game = self.algorithm, self.game
         if not self.trained:
-            algorithm.rescale(max(game.temperature, fresh["rew"].std().item() * _spread(game)))
+            algorithm.rescale(max(game.temperature, _spread(fresh, game.follower_discount)))
+            algorithm.standardise(fresh["seen"].flatten(0, 1))
         over, away = fresh["terminated"] | fresh["truncated"], fresh["seen"][:, strays > 0]
         error = algorithm.errors(Batch(self._met(flat(fresh)))).view(over.shape)
-        slack = algorithm.slack(away.flatten(0, 1)).view(away.shape[:2])
+        slack = algorithm.slack(algorithm.standard(away.flatten(0, 1))).view(away.shape[:2])
         gap = gap_of(error, slack, over, strays, game.follower_discount)
         self.keep(flat(fresh))
+        own = flat({name: fresh[name][:, strays == 0] for name in ("seen", "act")})
+        algorithm.survey(algorithm.standard(own["seen"]), own["act"])
         self.gap, allowed = gap.value, self.network.tolerance * game.temperature * gap.time
         if last or (self.trained and gap.value + 2 * gap.error <= allowed):
             return True
@@ -114,9 +131,9 @@ class NetworkLearner(Learner):
         """The transitions, and what the follower may meet where they led."""
         place = Place(rows.get("leader", rows["follower"]), rows["follower"], rows["out"])
         met, odds = meetings(self.game, self.commitment, self.index, place, self.generator)
-        names = {"obs": "seen", "act": "act", "rew": "rew", "terminated": "terminated"}
-        kept = {name: rows[column] for name, column in names.items()}
-        return kept | {"obs_next": met, "odds": odds}
+        kept = {name: rows[name] for name in ("act", "rew", "terminated")}
+        standard = self.algorithm.standard
+        return kept | {"obs": standard(rows["seen"]), "obs_next": standard(met), "odds": odds}
 
     def _fit(self, fresh: int) -> None:
         algorithm, batch = self.algorithm, self.network.batch
@@ -124,7 +141,10 @@ class NetworkLearner(Learner):
         with policy_within_training_step(algorithm.policy):
             everything, _ = replay.sample(min(_LEVELLED, replay.size))
             algorithm.find_level(everything)
-            for _ in range(max(1, round(self.network.replays * fresh / batch))):
+            least = max(1, min(algorithm.fewest, fresh // 4))
+            updates = max(least, round(self.network.replays * fresh / batch))
+            for i in range(updates):
+                algorithm.slow(1 - i / updates)
                 algorithm.update(replay, sample_size=batch)
             everything, _ = replay.sample(min(_LEVELLED, replay.size))
             algorithm.find_level(everything)
@@ -167,15 +187,29 @@ class NetworkLearner(Learner):
         self.trained = True
 
 
-def _spread(game: Game) -> float:
-    """Of returns, over that of rewards, were these independent."""
-    return (1 - game.follower_discount**2) ** -0.5
+def _spread(play: Columns, discount: float) -> float:
+    """Of returns, were rewards independent; as it was, where rewards are all alike."""
+    independent = play["rew"].std().item() * (1 - discount**2) ** -0.5
+    if independent:
+        return independent
+    over, total, returns = play["terminated"] | play["truncated"], torch.zeros(()), []
+    for reward, ended in zip(play["rew"].flip(0), over.flip(0), strict=True):
+        total = reward + discount * torch.where(ended, 0.0, total)
+        returns.append(total)
+    return torch.stack(returns).std().item()
 
 
 class MLP(nn.Module):
-    """Two hidden layers with ReLU; `generator` decides the parameters (Xavier)."""
+    """Two hidden layers; `generator` decides the parameters (Xavier).
 
-    def __init__(self, inputs: int, width: int, outputs: int, generator: torch.Generator) -> None:
+    Args:
+        degree: 0, with ReLU; or 1 or 2, that of a polynomial of the inputs that is added to the
+            outputs, with SiLU, which has a curvature.
+    """
+
+    def __init__(
+        self, inputs: int, width: int, outputs: int, generator: torch.Generator, degree: int = 0
+    ) -> None:
         super().__init__()
         widths = [inputs, width, width, outputs]
         shapes = list(itertools.pairwise(widths))
@@ -183,17 +217,32 @@ class MLP(nn.Module):
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(1, out)) for _, out in shapes)
         for weight in self.weights:
             nn.init.xavier_uniform_(weight, generator=generator)
+        terms = len(_monomials(torch.zeros(inputs), degree))
+        self.polynomial = nn.Parameter(torch.zeros(terms, outputs))
+        self.degree = degree
 
     def forward(self, x: Tensor) -> Tensor:
-        return _layers(x, self.weights, self.biases, torch.addmm)
+        return _layers(x, self, torch.addmm)
 
 
-def _layers(x: Tensor, weights: Any, biases: Any, affine: Callable[..., Tensor]) -> Tensor:
-    last = len(weights) - 1
-    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        x = affine(bias, x, weight)
-        x = x if i == last else torch.relu(x)
-    return x
+def _monomials(x: Tensor, degree: int) -> Tensor:
+    """The products of 1 to `degree` entries of x [..., d], degree <= 2."""
+    if degree < 2:
+        return x[..., : degree * x.shape[-1]]
+    i, j = torch.triu_indices(x.shape[-1], x.shape[-1])
+    return torch.cat([x, x[..., i] * x[..., j]], -1)
+
+
+def _layers(x: Tensor, network: Any, affine: Callable[..., Tensor]) -> Tensor:
+    first, second, last = zip(network.biases, network.weights, strict=True)
+    act = F.silu if network.degree else torch.relu
+    hidden = x
+    for bias, weight in (first, second):
+        hidden = act(affine(bias, hidden, weight))
+    outputs = affine(last[0], hidden, last[1])
+    if network.degree:
+        outputs = outputs + _monomials(x, network.degree) @ network.polynomial
+    return outputs
 
 
 class Side:
@@ -203,27 +252,37 @@ class Side:
         layers = range(len(networks[0].weights))
         self.weights = [torch.stack([n.weights[i].detach() for n in networks]) for i in layers]
         self.biases = [torch.stack([n.biases[i].detach() for n in networks]) for i in layers]
+        self.polynomial = torch.stack([n.polynomial.detach() for n in networks])
+        self.degree = networks[0].degree
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _layers(x, self.weights, self.biases, torch.baddbmm)
+        return _layers(x, self, torch.baddbmm)
 
 
 class _Relative:
     """What the algorithms share: one-step soft targets in units of their own.
 
+    What is met enters the networks standardised by the first play, and `seen` below is so.
+
     With Q = level + scale q and V = level + scale v, the target of q(x, b) is
     (r + gamma V(x') - level) / scale, where nothing follows an ending.
     """
 
+    fewest = 1  # updates in a round, unless a quarter of its transitions is less
     policy: Any
     alpha: Any
     scale: Tensor
     level: Tensor
+    centre: Tensor
+    spread: Tensor
 
     def _units(self, game: Game) -> None:
         module = cast(nn.Module, self)
         module.register_buffer("scale", torch.ones((), dtype=torch.float64))
         module.register_buffer("level", torch.zeros((), dtype=torch.float64))
+        inputs = induced_observation_space(game).shape
+        module.register_buffer("centre", torch.zeros(inputs))
+        module.register_buffer("spread", torch.ones(inputs))
         self.temperature, self.discount = game.temperature, game.follower_discount
         self.rescale(1.0)
 
@@ -232,8 +291,25 @@ class _Relative:
         self.scale.fill_(scale)
         self.alpha = FixedAlpha(self.temperature / scale)
 
+    def standardise(self, seen: Tensor) -> None:
+        """Take the units of what is met from this [n, d], where they matter."""
+
+    def standard(self, seen: Tensor) -> Tensor:
+        """What is met [..., d] in those units."""
+        return (seen - self.centre) / self.spread
+
+    def survey(self, seen: Tensor, action: Tensor) -> None:
+        """Take note of what the response meets [n, d] and does [n] or [n, e]."""
+
+    def stray(self, action: Tensor, free: Tensor) -> Tensor:
+        """What a copy does that strays: it acts freely, or does something near the response's."""
+        return free
+
+    def slow(self, share: float) -> None:
+        """Take smaller steps as a round of updates goes on, where the last digits matter."""
+
     def value(self, seen: Tensor) -> Tensor:
-        """v [n] of what the follower met [n, d]."""
+        """v [n] of what the follower met [n, d], standard."""
         raise NotImplementedError
 
     def action_value(self, seen: Tensor, action: Tensor) -> Tensor:
@@ -334,7 +410,7 @@ class SoftQNetwork(_Relative, DQN):
         def value(seen: Tensor) -> Tensor:
             return level + scale * alpha.squeeze(-1) * torch.logsumexp(q(seen).double() / alpha, -1)
 
-        return DiscreteResponse(game, log_policy, value, gap, steps)
+        return DiscreteResponse(game, _standards(algorithms), log_policy, value, gap, steps)
 
 
 class _Categorical(DiscreteSACPolicy):
@@ -417,7 +493,7 @@ class DiscreteActorCritic(_Relative, DiscreteSAC):
             q = torch.minimum(*(critic(seen).double() for critic in critics))
             return level + scale * _mean_value(log_policy(seen), q, alpha)
 
-        return DiscreteResponse(game, log_policy, value, gap, steps)
+        return DiscreteResponse(game, _standards(algorithms), log_policy, value, gap, steps)
 
 
 class _Squashed(SACPolicy):
@@ -437,7 +513,7 @@ class _Squashed(SACPolicy):
         log_prob = _log_density(noise, log_scale, action) - self.log_width
         return Batch(
             logits=(mean, log_scale),
-            act=torch.tanh(action),
+            act=_squashed(action),
             state=state,
             dist=None,
             log_prob=log_prob.unsqueeze(-1),
@@ -445,14 +521,41 @@ class _Squashed(SACPolicy):
 
 
 class BoxActorCritic(_Relative, SAC):
-    """SAC with fixed entropy weight; actions are sampled, in play too."""
+    """SAC with fixed entropy weight; actions are sampled, in play too.
 
-    def __init__(self, game: Game, config: NetworkConfig, generator: torch.Generator) -> None:
+    To both critics a quadratic function of what is met and done is added, found by least squares,
+    and to the actor's means a linear one: near where a system is held values are quadratic, and a
+    few per cent of the response's variance ask for more of their curvature than networks tell.
+
+    Args:
+        space: where it acts, the game's Box with bounds.
+    """
+
+    fewest = 300
+    quadratic: Tensor  # bool: does a polynomial tell nearly all?
+    width: Tensor  # [e] by how much copies stray
+    middle: Tensor  # [d] of what the response meets
+    around: Tensor  # [d], the spread of it
+
+    def __init__(
+        self,
+        game: Game,
+        config: NetworkConfig,
+        generator: torch.Generator,
+        space: spaces.Box,
+    ) -> None:
         inputs, width = induced_observation_space(game).shape[0], config.width
-        space = cast(spaces.Box, game.follower_space)
         size = space.shape[0]
-        actor = MLP(inputs, width, 2 * size, generator)
-        one, two = (_Critic(MLP(inputs + size, width, 1, generator)) for _ in range(2))
+        actor = MLP(inputs, width, 2 * size, generator, 1)
+        every = inputs + size
+        self.degree = 2 if every * (every + 3) // 2 <= _FEATURES else 1
+        one, two = (_Critic(MLP(every, width, 1, generator, self.degree)) for _ in range(2))
+        with torch.no_grad():
+            actor.weights[-1].zero_()
+            actor.biases[-1][:, size:] = math.log(_START)
+            for critic in (one, two):
+                critic.network.weights[-1].mul_(_START)
+                critic.network.polynomial.requires_grad_(False)
         adam = AdamOptimizerFactory(lr=config.step_size)
         policy = _Squashed(actor=actor, action_space=space)
         policy.log_width = _log_width(space)
@@ -465,12 +568,19 @@ class BoxActorCritic(_Relative, SAC):
             tau=config.lag,
             alpha=1.0,
         )
+        bounds = cast(spaces.Box, game.follower_space)
+        self.open = torch.from_numpy(np.isinf(bounds.low) | np.isinf(bounds.high))
+        self.largest = config.step_size
+        self.register_buffer("quadratic", torch.tensor(True))
+        self.register_buffer("width", torch.full((size,), 2 * _START))
+        self.register_buffer("middle", torch.zeros(inputs))
+        self.register_buffer("around", torch.ones(inputs))
         self._units(game)
 
     def act(self, seen: Tensor) -> Tensor:
         mean, log_scale = _moments(self.policy.actor(seen))
         noise = torch.randn(mean.shape, generator=self.policy.generator)
-        return torch.tanh(mean + log_scale.exp() * noise)
+        return _squashed(mean + log_scale.exp() * noise)
 
     def value(self, seen: Tensor) -> Tensor:
         batch = self.policy(Batch(obs=seen))
@@ -484,18 +594,109 @@ class BoxActorCritic(_Relative, SAC):
         for k in range(_PROPOSALS):
             action = mean + log_scale.exp() * torch.randn(mean.shape, generator=generator)
             if k % 2:
-                action = torch.atanh(
-                    0.999998 * (2 * torch.rand(mean.shape, generator=generator) - 1)
-                )
+                action = _unsquashed(2 * torch.rand(mean.shape, generator=generator) - 1)
             own = _log_density((action - mean) / log_scale.exp(), log_scale, action)
             either = torch.logaddexp(own, torch.full_like(own, -math.log(2) * mean.shape[-1]))
             proposed = either - math.log(2) - self.policy.log_width
-            q = self.action_value(seen, torch.tanh(action))
+            q = self.action_value(seen, _squashed(action))
             terms.append(q / self.alpha.value - proposed)
         return self.alpha.value * (torch.logsumexp(torch.stack(terms), 0) - math.log(_PROPOSALS))
 
     def action_value(self, seen: Tensor, action: Tensor) -> Tensor:
         return torch.minimum(self.critic(seen, action), self.critic2(seen, action)).squeeze(-1)
+
+    @torch.no_grad()
+    def find_level(self, batch: Any) -> None:
+        """Then the polynomial, which both critics have in common, by weighted least squares.
+
+        With features phi of (x, b), regressing the soft TD errors e on phi moves the coefficients
+        of Q by w, and the errors to e - (phi - gamma phi') w. Where repeating that converges the
+        limit is taken (LSTD-Q), else one regression. Once a polynomial misses more than a twentieth
+        of the variance of the targets, it is left as it is, for good.
+
+        Source: Lagoudakis and Parr, Least-squares policy iteration, JMLR 4, 2003.
+        """
+        super().find_level(batch)
+        if not self.quadratic:
+            return
+        met = batch.obs_next.flatten(0, 1)
+        done = self.policy(Batch(obs=met))
+        value = self.action_value(met, done.act) - self.alpha.value * done.log_prob.squeeze(-1)
+        q = self.action_value(batch.obs, batch.act).double()
+        target = self._target(batch, lambda _: value).double()
+        error = target - q
+        here, ahead = self._features(batch.obs, batch.act), self._features(met, done.act)
+        odds = batch.odds.masked_fill(batch.terminated.unsqueeze(-1), 0.0).double()
+        ahead = (odds.unsqueeze(-1) * ahead.view(*odds.shape, -1)).sum(1)
+        size = here.square().mean(0).sqrt().clamp(min=1e-12)
+        here, ahead = here / size, ahead / size
+        weighed = self.weight(batch.obs).double().unsqueeze(-1) * here
+        inverse = torch.linalg.pinv(weighed.mT @ here, rtol=_RANK, hermitian=True)
+        change = inverse @ (weighed.mT @ error)
+        share = weighed[:, 0] / weighed[:, 0].sum()
+        missed = share @ (error - here @ change).square()
+        told = share @ (target - share @ target).square()
+        if missed > _UNTOLD * told:
+            self.quadratic.fill_(False)
+            return
+        passed = self.discount * inverse @ (weighed.mT @ ahead)
+        if torch.linalg.eigvals(passed).abs().max() < 1:
+            change = torch.linalg.solve(torch.eye(len(passed)).to(passed) - passed, change)
+        change = (change / size).unsqueeze(-1)
+        self.level += self.scale * change[0].squeeze()
+        for critic in (self.critic, self.critic2):
+            cast(MLP, critic.network).polynomial.add_(change[1:].float())
+        self._lagged_networks.full_parameter_update()
+
+    def _features(self, seen: Tensor, action: Tensor) -> Tensor:
+        monomials = _monomials(torch.cat([seen, action], -1).double(), self.degree)
+        return torch.cat([torch.ones_like(monomials[:, :1]), monomials], -1)
+
+    def standardise(self, seen: Tensor) -> None:
+        """Take the units of what is met from this [n, d]."""
+        self.centre.copy_(seen.mean(0))
+        spread = seen.std(0)
+        self.spread.copy_(torch.where(spread > 1e-6, spread, 1.0))
+
+    def slow(self, share: float) -> None:
+        for optimiser in self._optimizers:
+            for group in optimiser._optim.param_groups:
+                group["lr"] = share * self.largest
+
+    def survey(self, seen: Tensor, action: Tensor) -> None:
+        """Stray by up to two standard deviations, and learn most exactly where the response is.
+
+        Warns where it often wants to go beyond the range that stands in for bounds.
+        """
+        share, most = (action.abs() > _EDGE[0])[:, self.open].double().mean(), _EDGE[1]
+        if share > most:
+            warnings.warn(
+                f"{share:.0%} of the actions of 'sac' lie at the edge of its range; "
+                "raise its option reach",
+                stacklevel=2,
+            )
+        self.width.copy_(2 * action.std(0))
+        self.middle.copy_(seen.mean(0))
+        self.around.copy_(seen.std(0).clamp(min=1e-3))
+
+    def stray(self, action: Tensor, free: Tensor) -> Tensor:
+        return (action + self.width * free).clamp(-1, 1)
+
+    def weight(self, seen: Tensor) -> Tensor:
+        """How much transitions [n] count: less far from what the response meets, if a polynomial
+        must fit them.
+        """
+        if not self.quadratic:
+            return torch.ones(len(seen))
+        far = ((seen - self.middle) / self.around).square().mean(-1)
+        return (1 + far / _NEAR) ** -2
+
+    @torch.no_grad()
+    def _preprocess_batch(self, batch: Any, buffer: Any, indices: Any) -> Any:
+        batch = super()._preprocess_batch(batch, buffer, indices)
+        weight = self.weight(batch.obs)
+        batch.weight = weight / weight.mean()
+        return batch
 
     @staticmethod
     def respond(
@@ -513,7 +714,8 @@ class BoxActorCritic(_Relative, SAC):
             q = torch.minimum(*(critic(x).double() for critic in critics)).squeeze(-1)
             return level + scale * (q - alpha.squeeze(-1) * log_prob)
 
-        return BoxResponse(game, actor, value, gap, steps)
+        space = cast(spaces.Box, algorithms[0].policy.action_space)
+        return BoxResponse(game, space, _standards(algorithms), actor, value, gap, steps)
 
 
 class _Critic(nn.Module):
@@ -535,12 +737,15 @@ class NetworkResponse:
         gap: [M], see `agents.learning.gap_of`. steps: environment steps of training, per leader.
     """
 
-    def __init__(self, game: Game, gap: Tensor, steps: int) -> None:
+    def __init__(
+        self, game: Game, standard: Callable[[Tensor], Tensor], gap: Tensor, steps: int
+    ) -> None:
         self.game, self.gap, self.steps = game, gap, steps
+        self._standard = standard
 
     def _seen(self, observation: Tensor, leader_action: Tensor) -> Tensor:
-        """What the follower meets [M, n, d + A]."""
-        return with_action(self.game, observation, leader_action)
+        """What the follower meets [M, n, d + A], standard."""
+        return self._standard(with_action(self.game, observation, leader_action))
 
 
 class DiscreteResponse(NetworkResponse):
@@ -549,12 +754,13 @@ class DiscreteResponse(NetworkResponse):
     def __init__(
         self,
         game: Game,
+        standard: Callable[[Tensor], Tensor],
         log_policy: Callable[[Tensor], Tensor],
         soft_value: Callable[[Tensor], Tensor],
         gap: Tensor,
         steps: int,
     ) -> None:
-        super().__init__(game, gap, steps)
+        super().__init__(game, standard, gap, steps)
         self._log_policy, self._soft_value = log_policy, soft_value
 
     def sample(
@@ -576,14 +782,18 @@ class BoxResponse(NetworkResponse):
     """How followers act in a Box."""
 
     def __init__(
-        self, game: Game, actor: Side, soft_value: Callable[..., Tensor], gap: Tensor, steps: int
+        self,
+        game: Game,
+        space: spaces.Box,
+        standard: Callable[[Tensor], Tensor],
+        actor: Side,
+        soft_value: Callable[..., Tensor],
+        gap: Tensor,
+        steps: int,
     ) -> None:
-        super().__init__(game, gap, steps)
-        self._actor, self._soft_value = actor, soft_value
-        self._outward, self._log_width = (
-            to_game(game.follower_space),
-            _log_width(cast(spaces.Box, game.follower_space)),
-        )
+        super().__init__(game, standard, gap, steps)
+        self._actor, self._soft_value, self._space = actor, soft_value, space
+        self._outward, self._log_width = to_game(space), _log_width(space)
 
     def sample(
         self, observation: Tensor, leader_action: Tensor, generator: torch.Generator
@@ -591,16 +801,17 @@ class BoxResponse(NetworkResponse):
         """Actions [M, n, e], drawn from the response."""
         mean, log_scale = _moments(self._actor(self._seen(observation, leader_action)))
         noise = torch.randn(mean.shape, generator=generator)
-        return self._outward(torch.tanh(mean + log_scale.exp() * noise))
+        return self._outward(_squashed(mean + log_scale.exp() * noise))
 
     def log_density(self, observation: Tensor, leader_action: Tensor, action: Tensor) -> Tensor:
         """log g(b|s,a) [M, n] of actions [M, n, e] inside the Box."""
         mean, log_scale = _moments(self._actor(self._seen(observation, leader_action)).double())
-        space = cast(spaces.Box, self.game.follower_space)
-        low, high = (torch.from_numpy(bound).double() for bound in (space.low, space.high))
-        squashed = torch.atanh((2 * (action - low) / (high - low) - 1).clamp(-1 + 1e-9, 1 - 1e-9))
-        noise = (squashed - mean) / log_scale.exp()
-        return _log_density(noise, log_scale, squashed) - self._log_width
+        low, high = (
+            torch.from_numpy(bound).double() for bound in (self._space.low, self._space.high)
+        )
+        inner = _unsquashed(2 * (action - low) / (high - low) - 1)
+        noise = (inner - mean) / log_scale.exp()
+        return _log_density(noise, log_scale, inner) - self._log_width
 
     def value(self, observation: Tensor, leader_action: Tensor) -> Tensor:
         """V_F(s,a) [M, n]: what it expects, entropies included; a mean over fixed draws."""
@@ -612,7 +823,7 @@ class BoxResponse(NetworkResponse):
         for noise in torch.cat([half, -half]):
             action = mean + log_scale.exp() * noise
             log_prob = _log_density(noise.expand_as(mean), log_scale, action) - self._log_width
-            total += self._soft_value(seen, torch.tanh(action), log_prob.double())
+            total += self._soft_value(seen, _squashed(action), log_prob.double())
         return total / _DRAWS
 
 
@@ -629,6 +840,13 @@ def _units_of(algorithms: list[Any]) -> tuple[Tensor, Tensor, Tensor]:
     level = torch.stack([one.level for one in algorithms]).unsqueeze(-1)
     scale = torch.stack([one.scale for one in algorithms]).unsqueeze(-1)
     return algorithms[0].temperature / scale.unsqueeze(-1), level, scale
+
+
+def _standards(algorithms: list[Any]) -> Callable[[Tensor], Tensor]:
+    """What the followers meet [M, n, d] in the units of each, as they are now."""
+    centre = torch.stack([one.centre for one in algorithms]).unsqueeze(1)
+    spread = torch.stack([one.spread for one in algorithms]).unsqueeze(1)
+    return lambda seen: (seen - centre) / spread
 
 
 def _soft_maximum(q: Tensor, alpha: float) -> Tensor:
@@ -651,10 +869,25 @@ def _moments(output: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_density(noise: Tensor, log_scale: Tensor, unsquashed: Tensor) -> Tensor:
-    """Log-density on [-1, 1]^e of tanh(unsquashed) = tanh(mean + scale noise)."""
+    """Log-density on [-1, 1]^e of squashed(unsquashed), unsquashed = mean + scale noise."""
     gaussian = -0.5 * noise**2 - log_scale - 0.5 * math.log(2 * math.pi)
-    slope = 2 * (math.log(2) - unsquashed - torch.nn.functional.softplus(-2 * unsquashed))
+    slope = -(1 + 1 / _BEND) * torch.log1p(unsquashed**_BEND)
     return (gaussian - slope).sum(-1)
+
+
+def _squashed(x: Tensor) -> Tensor:
+    """x / (1 + x^4)^(1/4), in (-1, 1).
+
+    Where tanh bends from the start, this is x up to 0.2 % below 0.3: Gaussians in the middle of the
+    range stay what they are.
+    """
+    return x * (1 + x**_BEND) ** (-1 / _BEND)
+
+
+def _unsquashed(y: Tensor) -> Tensor:
+    """The x of y in [-1, 1], the ends moved inside."""
+    inside = y.clamp(-1 + 1e-6, 1 - 1e-6)
+    return inside * (1 - inside**_BEND) ** (-1 / _BEND)
 
 
 def _log_width(space: spaces.Box) -> float:

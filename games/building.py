@@ -26,6 +26,7 @@ PRICE = 0.1  # the leader's, per squared unit of insulation and of airflow
 SHOCK = 0.02  # standard deviation of the temperatures' noise
 START = 5.0  # standard deviation of the first temperatures
 LIMIT = 30.0  # of the temperatures' mean
+OPTIMUM = -162.50345215791717  # of `stackelberg solve`, which 59 of 64 restarts reach
 
 
 class Building(LinearDesign):
@@ -105,12 +106,10 @@ def game(**settings: Any) -> Building:
     Source: Kudo et al., arXiv:2603.14867 (BuildingThermalControl).
     Version history: v0.
     """
-    defaults = {
-        "leader_discount": 0.9,
-        "follower_discount": 0.9,
-        "temperature": 0.1,
-        "horizon": 100,
-    }
+    standard = {"leader_discount": 0.9, "follower_discount": 0.9, "temperature": 0.1}
+    changed = {key: value for key, value in settings.items() if key not in ("horizon", "optimum")}
+    known = OPTIMUM if changed.items() <= standard.items() else None
+    defaults = standard | {"horizon": 100, "optimum": known}
     return Building(
         spaces.Box(0.0, 1.0, (2 * ZONES,), np.float32),
         transition,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Container
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -41,6 +41,11 @@ class _Linear(Game):
         self._start, self._shock = _root(model.initial_covariance), _root(model.noise)
         self.observation_space = _unbounded(model.states)
         self.follower_space = _space("follower_space", follower_space, model.follower_actions)
+
+    def at_temperature(self, temperature: float) -> "_Linear":
+        other = cast(_Linear, super().at_temperature(temperature))
+        other._model = replace(self._model, temperature=other.temperature)
+        return other
 
     def observe(self, state: Tensor) -> Tensor:
         return state.to(torch.float32)

@@ -18,14 +18,15 @@ from torch import Tensor
 from stackelberg.config import Access
 from stackelberg.errors import InputError, told
 from stackelberg.game import Game
+from stackelberg.linear import LinearAnswer
 
 
 class Response(Protocol):
     """How the followers of M leaders act; all that a follower must have to offer is `sample`.
 
-    It may also offer `log_prob` (or `log_density` of an action, in a Box) and `value`, of the same
-    arguments but the generator, for leaders that may see them, a best-response `gap` [M], and the
-    environment `steps` that training took.
+    It may also offer `log_prob` and `value`, of the same arguments but the generator, for leaders
+    that may see them (in a Box `log_density(observation, leader_action, action)` [M, n] in place of
+    `log_prob`), a best-response `gap` [M], and the environment `steps` that training took.
     """
 
     def sample(
@@ -128,8 +129,13 @@ class TrajectoriesAccess:
         raise self._refusal("the follower's policy")
 
     def log_density(self, observation: Tensor, leader_action: Tensor, action: Tensor) -> Tensor:
-        """log g(b|s,a) [M, n] of actions [M, n, e] in a Box; raises as `log_prob`."""
+        """log g(b|s,a) [M, n] of follower actions [M, n, m] in a Box, as `log_prob`."""
         raise self._refusal("the follower's policy")
+
+    @property
+    def answer(self) -> LinearAnswer | None:
+        """The gains of a linear-Gaussian follower, where it shows them."""
+        return None
 
     def value(self, observation: Tensor, leader_action: Tensor) -> Tensor:
         """The soft value V_F(s,a): [M, n].
@@ -163,6 +169,10 @@ class PolicyAccess(TrajectoriesAccess):
     def log_density(self, observation: Tensor, leader_action: Tensor, action: Tensor) -> Tensor:
         return self._asked("log_density", observation, leader_action, action)
 
+    @property
+    def answer(self) -> LinearAnswer | None:
+        return getattr(self._response, "answer", None)
+
 
 class ValueAccess(PolicyAccess):
     """A follower whose values the leader knows, too."""
@@ -181,11 +191,11 @@ LEVELS: dict[Access, type[TrajectoriesAccess]] = {
 
 def check_shows(response: Any, access: Access) -> None:
     """Raise InputError unless a response has what a leader with that access may ask for."""
-    has = {"log_prob": hasattr(response, "log_density")}  # which takes its place in a Box
+    stands_for = {"log_prob": "log_density"}  # in a Box
     missing = [
         name
         for name in LEVELS[access].shows
-        if not (hasattr(response, name) or has.get(name, False))
+        if not hasattr(response, name) and not hasattr(response, stands_for.get(name, name))
     ]
     if "sample" in missing:
         raise InputError(

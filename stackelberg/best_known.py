@@ -12,13 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stackelberg import exact
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.identity import game_key
-from stackelberg.model import check_distribution
+from stackelberg.oracle import committed, oracle
 from stackelberg.run_directory import to_json, write_atomically
-from stackelberg.types import inside
 
 FORMAT = "stackelberg best known 1"
 ROUNDING = 1e-9  # of its size, by which one value must pass another to be better
@@ -28,7 +26,7 @@ class Known(NamedTuple):
     """A commitment and what it is worth to the leader against the exact best response."""
 
     value: float
-    parameters: Tensor  # the policy f(a|s) [S, A], or the design [d]
+    parameters: Tensor  # the policy f(a|s) [S, A], the design [d], or rows of gains [k, 2 + n]
 
 
 def beats(value: float, other: float | None) -> bool:
@@ -37,12 +35,12 @@ def beats(value: float, other: float | None) -> bool:
 
 
 class BestKnown:
-    """Remembers the best commitment that solving or training has found in every tabular game.
+    """Remembers the best commitment that solving or training has found in every exact game.
 
-    A game is known by its arrays and settings, whatever its name. The values of commitments are
-    computed from the game whenever they are read, so what the file says of them is for the eye.
-    A file that cannot be read or written is left as it is, with one warning, and an entry that does
-    not fit its game counts as none.
+    A game, tabular or linear-quadratic, is known by its arrays or matrices and its settings,
+    whatever its name. The values of commitments are computed from the game whenever they are read,
+    so what the file says of them is for the eye. A file that cannot be read or written is left as
+    it is, with one warning, and an entry that does not fit its game counts as none.
 
     Args:
         path: of the JSON file; `best_known.json` in the folder $STACKELBERG_DATA or else in
@@ -66,10 +64,10 @@ class BestKnown:
         return own_optimum(game)
 
     def offer(self, game: Game, parameters: Any, found_by: str) -> bool:
-        """Store a policy [S, A] or design [d] if it is better than what is there; was it?
+        """Store a commitment if it is better than what is there; was it?
 
         Args:
-            found_by: the command that found it, for the eye.
+            parameters: as of `Known`. found_by: the command that found it, for the eye.
         """
         new = _value(game, parameters)
         try:
@@ -137,23 +135,16 @@ def own_optimum(game: Game) -> tuple[float | None, str | None]:
 
 @torch.no_grad()
 def _value(game: Game, parameters: Any) -> Known:
-    """The commitment to a policy [S, A] or a design [d], and its worth.
+    """The commitment that numbers stand for, see `stackelberg.oracle.rows_of`, and its worth.
 
     Raises:
         InputError, ValueError, TypeError: if the game has no such commitment.
     """
     rows = torch.as_tensor(parameters, dtype=torch.float64)
-    states, once = game.observation_space.shape[0], game.leader_moves == "once"
-    shape = game.leader_space.shape if once else (states, game.model().leader_actions)
-    if rows.shape != shape:
-        raise ValueError(f"shape {list(rows.shape)}, not {list(shape or ())}")
-    if not once:
-        check_distribution("policy", rows)
-        value = exact.objective(game.model(), rows[None]).item()
-    elif inside(game.leader_space, rows[None]).all():
-        value = exact.objective(game.model(rows[None]), rows.new_ones(1, states, 1)).item()
-    else:
-        raise ValueError(f"a design outside {game.leader_space}")
+    commitment = committed(game, rows[None])
+    truth = oracle(game, commitment)
+    assert truth is not None
+    value = truth.objective.item()
     if not math.isfinite(value):
         raise ValueError(f"a value of {value}")
     return Known(value, rows)

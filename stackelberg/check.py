@@ -13,15 +13,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 from pettingzoo.test import parallel_api_test
 from torch import Tensor
 
 from stackelberg import exact, registry
 from stackelberg.access import restrict
-from stackelberg.critics import TabularMemory
+from stackelberg.coordinator import memory_of
 from stackelberg.environment import parallel_env
 from stackelberg.errors import InputError
-from stackelberg.estimators import Evidence, exact_oracle, expected_trace
+from stackelberg.estimators import Evidence, estimator
 from stackelberg.flat_spaces import flat_observation_space, flatten, outside
 from stackelberg.game import Game
 from stackelberg.parallel import ParallelGame, from_parallel_env, made
@@ -111,7 +112,7 @@ def check_game(
         note("influence", _exact_influence if exactly else _sampled_influence, game)
         note("temperature", _exact_scale if exactly else _sampled_scale, game)
         note("horizon", _horizon, game)
-        if exactly:
+        if exactly or game.linear:
             note("gradient", _gradient, game)
         note("speed", _speed, game)
     return findings
@@ -371,15 +372,17 @@ def _sampled_scale(game: Game) -> Finding:
         f"the follower's return over {len(returns)} first actions in {COPIES} episodes",
         spread.mean().item(),
         spread.max().item(),
+        WIDE if isinstance(game.follower_space, spaces.Discrete) else math.inf,
     )
 
 
-def _scale(what: str, mean: float, largest: float) -> Finding:
+def _scale(what: str, mean: float, largest: float, wide: float = WIDE) -> Finding:
+    """In a Box no spread is too wide: the best response moves smoothly however narrow it is."""
     said = f"{what} spread over {mean:.3g} temperatures on average, at most {largest:.3g}"
     if largest < NARROW:
         advice = "the follower is nearly uniform: lower the temperature or raise its rewards"
         return Finding("temperature", "warn", said, advice)
-    if mean > WIDE:
+    if mean > wide:
         advice = "the follower is nearly deterministic and gradients vanish: raise the temperature"
         return Finding("temperature", "warn", said, advice)
     return Finding("temperature", "ok", said)
@@ -417,7 +420,7 @@ def _gradient(game: Game) -> Finding:
         steps=min(game.horizon, 2 * LONGEST),
         generators=[np.random.default_rng(0)],
     )
-    memory = TabularMemory(game, 1)
+    memory = memory_of(game, (0,))
     memory.update(seen)
     evidence = Evidence(
         game=game,
@@ -429,12 +432,12 @@ def _gradient(game: Game) -> Finding:
     )
     parameters = list(leader.parameters())
     estimate, true = (
-        _derivative(sum(by(evidence, attached)), parameters)
-        for by in (expected_trace, exact_oracle)
+        _derivative(sum(estimator(name, game)(evidence, attached)), parameters)
+        for name in ("expected-trace", "exact")
     )
     size = norm(true).item()
-    scale = max(1.0, evidence.true_critics.leader_state_value.abs().max().item())
-    if size <= 1e-9 * scale:
+    assert evidence.oracle is not None
+    if size <= 1e-9 * evidence.oracle.scale.item():
         return Finding(
             "gradient",
             "warn",
@@ -521,8 +524,11 @@ def _random(space: spaces.Space, generator: torch.Generator) -> Tensor:
     """Random actions of all copies."""
     if isinstance(space, spaces.Discrete):
         return torch.randint(int(space.n), (COPIES,), generator=generator)
-    own = copy.deepcopy(space)
+    plain = type(space) is spaces.Box  # and no Budget, which a batch would forget
+    own = batch_space(space, COPIES) if plain else copy.deepcopy(space)
     own.seed(int(torch.randint(2**31, (), generator=generator)))
+    if plain:
+        return torch.from_numpy(own.sample())
     return torch.from_numpy(np.stack([own.sample() for _ in range(COPIES)]))
 
 

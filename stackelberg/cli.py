@@ -154,7 +154,7 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Solve:
-    """Find the leader's exact optimum in a tabular game, from many restarts in one batch."""
+    """Find the leader's exact optimum where a game shows tables or matrices, from many restarts."""
 
     game: GameReference
     """A shipped name (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
@@ -176,15 +176,17 @@ class Solve:
 
         from stackelberg import registry
         from stackelberg.best_known import BestKnown
+        from stackelberg.oracle import require_oracle
         from stackelberg.process import interruptible, single_thread
         from stackelberg.progress import counting_bar
+        from stackelberg.run_directory import to_json
         from stackelberg.search import solve
 
         for name, least in (("restarts", 1), ("steps", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} >= {least}", f"{getattr(self, name)}", "use the default")
         game = registry.make_game(self.game, self.game_option)
-        game.require_tables()
+        require_oracle(game)
         draws = np.random.SeedSequence(self.seed).generate_state(self.restarts)
         leader = registry.load("leaders", "spread")(game, draws.tolist())
         best_known = BestKnown()
@@ -211,9 +213,14 @@ class Solve:
             "horizon": None,
         }
         if self.json:
-            print(json.dumps(answer))
+            print(to_json(answer))
             return
-        what = "design" if game.leader_moves == "once" else "policy f(action | state)"
+        moves = (
+            "gains (constant, of the state) and standard deviation"
+            if game.linear
+            else "policy f(action | state)"
+        )
+        what = "design" if game.leader_moves == "once" else moves
         print(f"value {found.value:.8g} (discounted, unbounded horizon)")
         count = len(found.populations)
         few = "; few agree, so more --restarts may find better" if found.reached_by < 2 else ""
@@ -233,7 +240,7 @@ class Solve:
 def _listed(parameters: list[Any]) -> list[str]:
     """A policy's rows, or the entries of a design that are not next to nothing, by their index."""
     if isinstance(parameters[0], list):
-        return [" ".join(f"{p:.4f}" for p in row) for row in parameters]
+        return [" ".join(f"{p:.6g}" for p in row) for row in parameters]
     small = 1e-3 * max(map(abs, parameters))
     lines = [f"[{i}] {p:.6g}" for i, p in enumerate(parameters) if abs(p) > small or not small]
     rest = len(parameters) - len(lines)

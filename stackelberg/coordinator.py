@@ -210,10 +210,11 @@ class Coordinator:
             gae_lambda=self.config.gae_lambda,
         )
         direct, indirect = self._gradients(self._estimator, evidence, attached)
-        if self.iteration == 0 and self.game.tabular:
+        if self.iteration == 0 and evidence.oracle is not None:
             exact_parts = self._gradients(exact_oracle, evidence, attached)
             true = [part for parts in exact_parts for part in parts]
-            warn_without_influence(evidence, [*direct, *indirect], true)
+            scale = evidence.oracle.scale
+            warn_without_influence(scale, [*direct, *indirect], true)
         gradient = [a + b for a, b in zip(direct, indirect, strict=True)]
         values = evidence.critics.leader_state_value.abs().amax(-1)
         floor = VANISHED * (norm(direct) + norm(indirect)) + ROUNDING * values

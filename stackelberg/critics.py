@@ -2,7 +2,7 @@
 
 from copy import copy
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from gymnasium import spaces
@@ -31,8 +31,11 @@ class Memory(Protocol):
 
     def critics(
         self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories
-    ) -> Critics:
+    ) -> Any:
         """The learned values, of every state, or of the points of the batch `seen`.
+
+        What else there is depends on the kind of game, but always `objective` [M],
+        `leader_state_value` [M, n] and `visitation` [M, n].
 
         Args:
             commitment: f there, constant. follower: what the leaders may see of the followers.

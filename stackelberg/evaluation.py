@@ -11,208 +11,36 @@ import hashlib
 import inspect
 import json
 import pickle
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
 
-from stackelberg import exact, registry
-from stackelberg.access import (
-    Response,
-    blamed,
-    check_shows,
-    gap_of,
-    policy_table,
-    restrict,
-    steps_of,
-)
+from stackelberg import registry
+from stackelberg.access import blamed
 from stackelberg.best_known import BestKnown, beats, own_optimum
 from stackelberg.errors import InputError, told
-from stackelberg.evaluation_result import RETURNS, EvaluationResult, Row
+from stackelberg.evaluation_result import EvaluationResult, Row
 from stackelberg.frozen import Frozen, frozen
 from stackelberg.game import Game
 from stackelberg.identity import game_identity, settings_of
-from stackelberg.process import single_thread
-from stackelberg.rollout import play
-from stackelberg.run_directory import to_json, write_atomically
-from stackelberg.summary import evaluation_horizon, half_widths, versions
-from stackelberg.types import Commitment, Follower, TabularResponse, is_follower
-
-FORMAT = 1  # of trainings that are kept
-TRAIN, PLAY = 11, 12  # what random numbers are for
-BATCH = 1_000_000  # steps of play at once
-SIDE_BY_SIDE = 64  # copies of a game that steps them one by one
+from stackelberg.oracle import oracle
+from stackelberg.retraining import Kind, Training, retuned
+from stackelberg.run_directory import check_writable, to_json, unwritable, write_atomically
+from stackelberg.summary import evaluation_horizon
+from stackelberg.types import Follower, is_follower
 
 Report = Callable[[int, int, str], None]  # told trainings done, of how many, and which
 Make = str | Callable[[], Follower]
 
 
-class Kind(NamedTuple):
-    """A follower by the name under which its results stand, and what makes a fresh one."""
-
-    name: str
-    make: Callable[[], Follower]
-    key: str = ""  # what else tells it from others: of a user's file
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """In JSON."""
-        follower = self.make()
-        return {"class": type(follower).__name__, "source": self.key} | settings_of(follower)
-
-
-@dataclass(frozen=True)
-class Training:
-    """A follower that best-responds to one leader, and is then met by that one and others."""
-
-    leader: Frozen
-    opponents: tuple[Frozen, ...]  # that meet it
-    follower: Kind
-    temperature: float
-    seed: int
-    episodes: int
-
-    @property
-    def place(self) -> dict[str, Any]:
-        return {
-            "leader": self.leader.name,
-            "follower": self.follower.name,
-            "temperature": self.temperature,
-            "seed": self.seed,
-        }
-
-    @property
-    def file(self) -> str | None:
-        """Where its rows are kept: a name that changes with all that they depend on."""
-        leaders = [one.key for one in (self.leader, *self.opponents)]
-        if None in leaders:
-            return None
-        whole = self.place | {
-            "format": FORMAT,
-            "versions": versions(),
-            "game": game_identity(self.leader.game),
-            "leaders": leaders,
-            "names": [one.name for one in self.opponents],
-            "follower_settings": self.follower.settings,
-            "episodes": self.episodes,
-        }
-        digest = hashlib.sha256(to_json(whole, sort_keys=True).encode()).hexdigest()[:16]
-        return f"{digest}.json"
-
-    def run(self) -> list[Row]:
-        """Train and play: a row for every opponent, see `EvaluationResult`."""
-        with single_thread():
-            game = _retuned(self.leader, self.temperature)
-            follower = self.follower.make()
-            seed = int(self._generator(TRAIN).integers(2**31))
-            with blamed(f"a follower '{self.follower.name}' whose best_respond() succeeds"):
-                response = follower.best_respond(game, self.leader.commitment, [seed])
-            check_shows(response, "trajectories")
-            return [self._meet(game, response, other) for other in self.opponents]
-
-    def _generator(self, purpose: int, *also: str) -> np.random.Generator:
-        """Independent of those of all other trainings, as their intervals suppose."""
-        place = zlib.crc32(repr([*self.place.values(), *also]).encode())
-        return np.random.default_rng([self.seed, purpose, place])
-
-    @torch.no_grad()
-    def _meet(self, game: Game, response: Response, other: Frozen) -> Row:
-        own = other.name == self.leader.name
-        row = self.place | {"against": other.name, "episodes": self.episodes}
-        generator = self._generator(PLAY, other.name)
-        returns = _returns(game, other.commitment, response, self.episodes, generator)
-        for name, found in returns.items():
-            row |= {name: found.mean().item(), f"{name}_ci95": half_widths(found[None])[0]}
-        gap, source = (gap_of(response, 1), "follower") if own else (None, None)
-        table, met = _table(game, other.commitment, response), None
-        if table is not None:
-            model = game.model(other.commitment.design)
-            met = exact.leader_return(model, other.commitment.policy, table).item()
-            gap = exact.follower_gap(model, other.commitment.policy, table)
-            source = "exact"
-        row |= {"leader_exact": met, "follower_gap": None if gap is None else gap[0].item()}
-        row |= {"gap_source": None if gap is None else source}
-        return json.loads(to_json(row | {"follower_steps": steps_of(response)}))
-
-
-def _retuned(leader: Frozen, temperature: float) -> Game:
-    """The leader's game with a follower of this temperature."""
-    game = leader.game
-    if temperature == game.temperature:
-        return game
-    other = game.at_temperature(temperature)
-    for has, model in ((other.tabular, other.model), (other.linear, other.matrices)):
-        if has and model(leader.commitment.design).temperature != temperature:
-            raise InputError(
-                f"a game whose model follows the temperature {temperature}",
-                f"'{game.name}', whose model does not",
-                "write its at_temperature(), or evaluate at its own temperature",
-            )
-    return other
-
-
-def _table(game: Game, commitment: Commitment, response: Response) -> Tensor | None:
-    """g(b|s,a) [1, S, A, B], where the game has tables and the response tells."""
-    if not game.tabular:
-        return None
-    if isinstance(response, TabularResponse):
-        return response.policy
-    if not hasattr(response, "log_prob"):
-        return None
-    actions = commitment.policy.shape[-1]
-    return policy_table(restrict(response, "policy"), game, 1, actions).double()
-
-
-def _returns(
-    game: Game,
-    commitment: Commitment,
-    response: Response,
-    episodes: int,
-    generator: np.random.Generator,
-) -> dict[str, Tensor]:
-    """Returns of fresh episodes [episodes], of rewards alone.
-
-    Discounted ones run until what is left is negligible, undiscounted ones to the game's own time
-    limit.
-    """
-    horizon = evaluation_horizon(game)
-    steps = max(horizon, game.horizon)
-    most = SIDE_BY_SIDE if game.one_by_one else max(1, BATCH // steps)
-    found: dict[str, list[Tensor]] = {name: [] for name in RETURNS}
-    for start in range(0, episodes, most):
-        seen = play(
-            game,
-            commitment,
-            response,
-            streams=min(most, episodes - start),
-            steps=steps,
-            generators=[generator],
-            horizon=steps,
-            once=True,
-        )
-        for who, reward, discount in (
-            ("leader", seen.leader_reward, game.leader_discount),
-            ("follower", seen.follower_reward, game.follower_discount),
-        ):
-            limited = reward * (seen.time < game.horizon)
-            found[f"{who}_discounted"].append(seen.first_returns(reward, discount)[0])
-            found[f"{who}_undiscounted"].append(seen.first_returns(limited, 1.0)[0])
-    return {name: torch.cat(parts) for name, parts in found.items()}
-
-
-# ---------------------------------------------------------------- what there is to do
-
-
 def evaluate(
     leader: Any,
     game: Game | None = None,
-    followers: Sequence[Make] | None = None,
+    followers: Sequence[Make] | Mapping[str, Make] | None = None,
     *,
     seeds: Sequence[int] = range(5),
     temperatures: Sequence[float] | None = None,
@@ -232,8 +60,9 @@ def evaluate(
             table f(a|s) [S, A]; where the leader moves once, a design [d]. Or several of these by
             name, a mapping.
         game: may be left out with run directories.
-        followers: names as `stackelberg train --follower` takes them, or functions that make one;
-            what suits the game unless given, see `default_followers`.
+        followers: names as `stackelberg train --follower` takes them, or functions that make one,
+            or a mapping to these by other names; what suits the game unless given, see
+            `default_followers`.
         seeds: of the followers, one training each.
         temperatures: of the followers; the game's own unless given. At another one it is another
             game, with another optimum.
@@ -253,13 +82,15 @@ def evaluate(
     leaders = _leaders(leader, game)
     kinds = _kinds(default_followers(leaders[0].game) if followers is None else followers)
     _check(leaders, kinds, seeds, episodes, jobs)
+    if cross_play and len(leaders) < 2:
+        raise InputError("at least two leaders for cross-play", "one", "name several runs")
     own = leaders[0].game.temperature
     levels = _temperatures([own] if temperatures is None else temperatures)
     for level in levels:
         for kind in kinds:
             fits = getattr(kind.make(), "check", None)
             if callable(fits):
-                fits(_retuned(leaders[0], level))
+                fits(retuned(leaders[0], level))
     trainings = [
         Training(one, tuple(leaders) if cross_play else (one,), kind, level, int(seed), episodes)
         for level in levels
@@ -268,6 +99,8 @@ def evaluate(
         for seed in seeds
     ]
     folder = None if kept is None else Path(kept)
+    if folder is not None:
+        check_writable(folder)
     rows = [row for found in _run(trainings, jobs, folder, fresh, report) for row in found]
     standings = [_standing(one, level, best_known) for one in leaders for level in levels]
     return EvaluationResult(
@@ -292,14 +125,15 @@ def _about(game: Game) -> dict[str, Any]:
 @torch.no_grad()
 def _standing(leader: Frozen, temperature: float, best_known: BestKnown | None) -> dict[str, Any]:
     """The leader's exact objective at a temperature, beside the best that is known there."""
-    game, commitment = _retuned(leader, temperature), leader.commitment
+    game, commitment = retuned(leader, temperature), leader.commitment
     found: dict[str, Any] = {"leader": leader.name, "temperature": temperature}
-    if not game.tabular:
+    truth = oracle(game, commitment)
+    if truth is None:
         optimum, source = own_optimum(game)
         found |= {"objective": None, "optimum": optimum, "optimum_source": source}
         return found | {"regret": None}
     optimum, source = own_optimum(game) if best_known is None else best_known.optimum(game)
-    value = exact.objective(game.model(commitment.design), commitment.policy).item()
+    value = truth.objective.item()
     regret = None if optimum is None else optimum - value
     if optimum is not None and not (beats(value, optimum) or beats(optimum, value)):
         regret = 0.0
@@ -308,14 +142,10 @@ def _standing(leader: Frozen, temperature: float, best_known: BestKnown | None) 
 
 
 def default_followers(game: Game) -> tuple[str, ...]:
-    """What suits the game: exact and soft-q in tables, soft-q and discrete-sac without; or sac."""
-    if game.tabular:
-        return "exact", "soft-q"
-    if game.linear:
-        return ("exact",)
-    return (
-        ("soft-q", "discrete-sac") if isinstance(game.follower_space, spaces.Discrete) else ("sac",)
-    )
+    """What suits the game: exact where it can be, and what learns the follower's kind of action."""
+    if isinstance(game.follower_space, spaces.Discrete):
+        return ("exact", "soft-q") if game.tabular else ("soft-q", "discrete-sac")
+    return ("exact",) if game.linear else ("sac",)
 
 
 def _leaders(leader: Any, game: Game | None) -> list[Frozen]:
@@ -340,9 +170,12 @@ def _name(leader: Any) -> str:
     return getattr(leader, "__name__", "leader")
 
 
-def _kinds(followers: Sequence[Make]) -> list[Kind]:
-    given = [followers] if isinstance(followers, str) or callable(followers) else followers
-    kinds = [_kind(one) for one in given]
+def _kinds(followers: Sequence[Make] | Mapping[str, Make]) -> list[Kind]:
+    if isinstance(followers, Mapping):
+        kinds = [_kind(make)._replace(name=str(name)) for name, make in followers.items()]
+    else:
+        alone = isinstance(followers, str) or callable(followers)
+        kinds = [_kind(make) for make in ([followers] if alone else followers)]
     names = [kind.name for kind in kinds]
     if not names or len(set(names)) < len(names):
         got = ", ".join(names) or "none"
@@ -353,12 +186,12 @@ def _kinds(followers: Sequence[Make]) -> list[Kind]:
 def _kind(one: Any) -> Kind:
     if isinstance(one, str):
         named = functools.partial(registry.make_follower, one)
-        return Kind(one, named, _written(named()))
+        return Kind(one, named, _key(named()))
     if callable(one) and (isinstance(one, type) or not is_follower(one)):
         with blamed("a function that makes a follower"):
             made = one()
         if is_follower(made) and not isinstance(made, type):
-            return Kind(str(made.name), one, _written(made))
+            return Kind(str(made.name), one, _key(made))
     raise InputError(
         "followers by name, or functions that make one",
         f"{one!r}",
@@ -366,11 +199,12 @@ def _kind(one: Any) -> Kind:
     )
 
 
-def _written(follower: Any) -> str:
-    """What tells the file that a follower's class is written in from another."""
+def _key(follower: Any) -> str:
+    source = b""
     with contextlib.suppress(TypeError, OSError):
-        return hashlib.sha256(Path(inspect.getfile(type(follower))).read_bytes()).hexdigest()[:16]
-    return ""
+        source = Path(inspect.getfile(type(follower))).read_bytes()
+    settings = {"class": type(follower).__name__} | settings_of(follower)
+    return hashlib.sha256(to_json(settings).encode() + source).hexdigest()[:16]
 
 
 def _check(
@@ -412,8 +246,7 @@ def _run(
         for i, found in _results(trainings, open_, jobs):
             rows[i] = found
             if folder is not None and files[i] is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                write_atomically(folder / str(files[i]), to_json(found, indent=1) + "\n")
+                _keep(folder, str(files[i]), found)
             done += 1
             report(done, len(trainings), f"{trainings[i].follower.name}")
     except KeyboardInterrupt:
@@ -422,6 +255,14 @@ def _run(
         said = f"after {done} of {len(trainings)} trainings"
         raise KeyboardInterrupt(said, "the same command goes on") from None
     return [found for found in rows if found is not None]
+
+
+def _keep(folder: Path, file: str, rows: list[Row]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / file, to_json(rows, indent=1) + "\n")
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def _read(folder: Path | None, file: str | None) -> list[Row] | None:
@@ -442,9 +283,7 @@ def _results(
     pool = Parallel(n_jobs=min(jobs, max(1, len(which))), return_as="generator_unordered")
     try:
         yield from pool(delayed(_numbered)(i, trainings[i]) for i in which)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        if jobs == 1 or not isinstance(error, pickle.PicklingError):
-            raise
+    except pickle.PicklingError as error:
         raise InputError(
             "a game, leader and followers that other processes can be sent",
             told(error),

@@ -95,10 +95,11 @@ class EvaluationResult:
     def groups(self) -> list[dict[str, Any]]:
         """The interquartile mean of the leader's discounted return in every group.
 
-        A group is what one estimator has trained, or a leader by itself where that is unknown; its
-        runs are its leaders (each its mean over the followers' seeds), or of a single leader the
-        followers. Every follower and temperature is a task. `profile` tells the share of runs above
-        each of `thresholds`.
+        A group is of runs that were trained alike but for the seed; a leader of unknown origin is
+        one by itself. It is named by its estimator, or where that does not tell it from the others
+        by its first leader. Its runs are its leaders (each its mean over the followers' seeds), or
+        of a single leader the followers. Every follower and temperature is a task. `profile` tells
+        the share of runs above each of `thresholds`.
         """
         columns = self._columns()
         every = np.concatenate([c for tasks in columns.values() for c in tasks])
@@ -129,10 +130,7 @@ class EvaluationResult:
 
     def _columns(self) -> dict[str, list[np.ndarray]]:
         """The scores of every group, one column [runs] for each task."""
-        members: dict[str, list[str]] = {}
-        for one in self.leaders:
-            group = one.get("estimator") or one["name"].partition(" #")[0]
-            members.setdefault(group, []).append(one["name"])
+        members = self._members()
         found: dict[str, list[np.ndarray]] = {group: [] for group in members}
         own = [row for row in self.rows if row["leader"] == row["against"]]
         for _, rows in _grouped(own, "follower", "temperature"):
@@ -143,6 +141,18 @@ class EvaluationResult:
                 runs = scores[0] if len(names) == 1 else [float(np.mean(s)) for s in scores]
                 found[group].append(np.array(runs))
         return found
+
+    def _members(self) -> dict[str, list[str]]:
+        """The leaders of every group."""
+        alike: dict[str, list[dict[str, Any]]] = {}
+        for one in self.leaders:
+            key = one.get("setting") or one["name"].partition(" #")[0]
+            alike.setdefault(key, []).append(one)
+        by = [group[0].get("estimator") for group in alike.values()]
+        names = [group[0]["name"].partition(" #")[0] for group in alike.values()]
+        told = None not in by and len(set(by)) == len(by)
+        groups = zip(by if told else names, alike.values(), strict=True)
+        return {str(head): [one["name"] for one in group] for head, group in groups}
 
     def cross_play(self) -> list[dict[str, Any]]:
         """For every follower and temperature the leader's discounted return [trained, against].
@@ -208,17 +218,20 @@ class EvaluationResult:
         return pandas.DataFrame(self.rows)
 
     def write(self, folder: str | Path) -> None:
-        """evaluation.json and evaluation.csv; of cross-play figures/cross_play.png as well.
+        """evaluation.json and evaluation.csv, and in figures/ what there is to draw.
 
-        Each whole or not at all; Ctrl-C waits until they are there.
+        That is cross_play.png of cross-play, and performance_profile.png where there are several
+        groups. Each whole or not at all; Ctrl-C waits until they are there.
         """
-        from stackelberg.figures import draw_cross_play
+        from stackelberg.figures import draw_cross_play, draw_profiles
 
         folder = Path(folder)
         with interrupts():
             folder.mkdir(parents=True, exist_ok=True)
             if matrices := self.cross_play():
                 draw_cross_play(folder / "figures" / "cross_play.png", matrices)
+            if len(groups := self.groups()) > 1:
+                draw_profiles(folder / "figures" / "performance_profile.png", groups)
             write_atomically(folder / "evaluation.csv", self.to_csv())
             write_atomically(folder / "evaluation.json", self.to_json())
 

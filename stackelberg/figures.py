@@ -128,6 +128,20 @@ def draw_cross_play(path: str | Path, matrices: Sequence[Mapping[str, Any]]) -> 
     save(panels[0].figure, path)
 
 
+def draw_profiles(path: str | Path, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Performance profiles: for every group the share of runs above each return.
+
+    Args:
+        path: of the PNG or SVG file. groups: as `EvaluationResult.groups` has them.
+    """
+    (axes,) = _panels(1, 5.6, 3.6)
+    for one in groups:
+        axes.step(one["thresholds"], one["profile"], where="post", label=one["group"])
+    axes.set(xlabel="leader's discounted return", ylabel="share of runs above", ylim=(-0.02, 1.02))
+    axes.legend()
+    save(axes.figure, path)
+
+
 def _draw_points(
     axes: Any, rows: Sequence[Mapping[str, Any]], name: str, colour: str, label: str
 ) -> None:

@@ -191,6 +191,7 @@ def of_run(name: str, path: str | Path, game: Game | None = None) -> list[Frozen
     metrics = read_metrics(path, saved.iteration)
     told = {key: saved.config.get(key) for key in ("estimator", "access", "follower")}
     told |= {"run": str(path), "outer_iterations": saved.iteration}
+    told["setting"] = _digest(to_json(saved.config | {"seeds": None}, sort_keys=True).encode())
     leaders = []
     for i, one in enumerate(_singled(name, saved.leader, saved.game)):
         about = told | {"seed": saved.config["seeds"][i]}

@@ -33,7 +33,7 @@ def identity(game: Game, leader: Leader, follower: Follower) -> dict[str, Any]:
 def game_key(game: Game) -> str:
     """What the leader's objective depends on, as a fingerprint: not the game's name or time limit.
 
-    The functions of a design are compared at three designs.
+    The functions of a design are compared at three designs, arrays and matrices by their numbers.
     """
     beside = ("horizon", "simulated_transition", "simulated_ending")
     own = {name: value for name, value in game_identity(game).items() if name not in beside}
@@ -43,14 +43,16 @@ def game_key(game: Game) -> str:
 @torch.no_grad()
 def game_identity(game: Game) -> dict[str, Any]:
     """The game in JSON, as `identity` has it."""
-    if not game.tabular:
+    if not (game.tabular or game.linear):
         return {"class": type(game).__name__} | settings_of(game) | _spaces(game)
     designs = _some_designs(game)
-    model = game.model(designs)
+    model = game.model(designs) if game.tabular else game.matrices(designs)
     values = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     values |= {"horizon": game.horizon, "designs": designs}
-    simulated = game.simulated_model(designs)
-    values |= {"simulated_transition": simulated.transition, "simulated_ending": simulated.ending}
+    if game.tabular:
+        simulated = game.simulated_model(designs)
+        values |= {"simulated_transition": simulated.transition}
+        values |= {"simulated_ending": simulated.ending}
     return {k: _fingerprint(v) if isinstance(v, Tensor) else v for k, v in values.items()}
 
 

@@ -32,7 +32,7 @@ from stackelberg.model import spread
 SWEEPS = 2000  # of value iteration until a follower has its system in hand
 NEWTON = 30  # Newton steps on the Riccati equation after that
 EXACT = 1e-13  # relative change of the value at which they end
-NEGLIGIBLE = 1e-12  # what is left of a discounted bump when the sum over time ends
+NEGLIGIBLE = 1e-12  # share of a discounted bump that is left when the sum over time ends
 FAR = 1e60  # beyond which powers of a diverging system are not followed
 
 
@@ -373,12 +373,14 @@ def leader_return(
     answer: LinearAnswer,
     horizon: int | None = None,
     discount: float | None = None,
+    negligible: float = NEGLIGIBLE,
 ) -> Tensor:
     """E sum_t gamma_L^t r_L against an answer, [M]; attached.
 
     Args:
         horizon: of the sum; unbounded unless given.
         discount: gamma_L, the model's own unless given.
+        negligible: share of a bump's discounted sum that may be left where it ends unbounded.
 
     Returns:
         -inf where the quadratic part diverges.
@@ -404,9 +406,29 @@ def leader_return(
     if model.bump is not None:
         steps = horizon
         if steps is None:
-            steps = 1 if gamma == 0 else math.ceil(math.log(NEGLIGIBLE) / math.log(gamma))
+            steps = 1 if gamma == 0 else math.ceil(math.log(negligible) / math.log(gamma))
         total = total + (_bumps(model, loop, steps) * _weights(gamma, steps)).sum(-1)
     return torch.where(known, total, -torch.inf)
+
+
+def action_values(
+    model: LinearModel, policy: LinearPolicy, answer: LinearAnswer
+) -> tuple[Tensor, Tensor]:
+    """Q_L(s,a,b) = z' Q z and, but for what entropies add, q_F, [M, K, K] each.
+
+    0 where they diverge. Without the leader's bump, whose values are no quadratic forms.
+    """
+    loop, step = close(model, policy, answer), model.step
+    found = []
+    for cost, discount in (
+        (model.leader_cost, model.leader_discount),
+        (model.follower_cost, model.follower_discount),
+    ):
+        later = _form(loop, cost, discount, 0.0)
+        noise = (later[..., 1:, 1:] * model.noise).sum((-2, -1))
+        worth = cost + discount * (step.mT @ later @ step + _constant(noise, step.shape[-1]))
+        found.append(-worth)
+    return found[0], found[1]
 
 
 def objective(model: LinearModel, policy: LinearPolicy, **given: Any) -> Tensor:
@@ -490,7 +512,8 @@ def _bumps(model: LinearModel, loop: Loop, horizon: int) -> Tensor:
     width = width + (own + torch.eye(own.shape[-1], dtype=own.dtype)).unsqueeze(-1)
     log_value = torch.zeros_like(mean[:, 0])
     while width.shape[1]:
-        pivot, column, first = width[:, 0, 0], width[:, 1:, 0], mean[:, 0]
+        pivot = width[:, 0, 0].clamp(min=1.0)  # which it is but for rounding
+        column, first = width[:, 1:, 0], mean[:, 0]
         log_value = log_value - (first.square() / pivot + pivot.log()) / 2
         ratio = column / pivot.unsqueeze(1)
         mean = mean[:, 1:] - ratio * first.unsqueeze(1)
@@ -517,13 +540,18 @@ def linear_policy(count: int, states: int, leader: Any = None) -> LinearPolicy:
     if leader is None:
         empty = torch.zeros(count, 0, 1 + states, dtype=torch.float64)
         return LinearPolicy(empty, empty[..., 0])
-    if not (hasattr(leader, "gain") and hasattr(leader, "std")):
+    if not is_linear(leader):
         raise InputError(
             "a linear-Gaussian leader, for which there are oracles",
             type(leader).__name__,
             "use agents.LinearGaussian, or a follower and an estimator that do not solve the game",
         )
     return LinearPolicy(leader.gain().double(), leader.std().double())
+
+
+def is_linear(leader: Any) -> bool:
+    """Is the leader a `LinearLeader`, as far as oracles go?"""
+    return hasattr(leader, "gain") and hasattr(leader, "std")
 
 
 def _padded(covariance: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Small networks, many side by side, and how they are fitted."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -10,16 +10,23 @@ from torch import Tensor, nn
 
 
 class Perceptrons(nn.Module):
-    """R multi-layer perceptrons with ReLU side by side, each of its own random start.
+    """R multi-layer perceptrons side by side, each of its own random start.
 
     The last layer starts at a hundredth of its usual size, so that nothing is believed at first.
 
     Args:
         draws: one generator for each network. widths: of all layers, inputs to outputs.
+        activation: between the layers; a smooth one where derivatives are wanted of what they say.
     """
 
-    def __init__(self, draws: Sequence[np.random.Generator], widths: Sequence[int]) -> None:
+    def __init__(
+        self,
+        draws: Sequence[np.random.Generator],
+        widths: Sequence[int],
+        activation: Callable[[Tensor], Tensor] = torch.relu,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         weights = []
         for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
             bound = math.sqrt(6 / fan_in) * (0.01 if i == len(widths) - 2 else 1.0)  # He
@@ -33,7 +40,7 @@ class Perceptrons(nn.Module):
     def features(self, inputs: Tensor) -> Tensor:
         """The last hidden layer [R, n, K] on inputs [R, n, d]."""
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            inputs = torch.relu(torch.baddbmm(bias, inputs, weight))
+            inputs = self.activation(torch.baddbmm(bias, inputs, weight))
         return inputs
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -45,8 +52,8 @@ class Fitted:
     """Networks under training, and the running average of their parameters, which is steadier.
 
     Args:
-        draws, widths: of `Perceptrons`. rate: Adam's. average: by how much the average moves
-            towards the parameters at every step, in (0, 1].
+        draws, widths, activation: of `Perceptrons`. rate: Adam's. average: by how much the average
+            moves towards the parameters at every step, in (0, 1].
     """
 
     def __init__(
@@ -56,9 +63,10 @@ class Fitted:
         *,
         rate: float,
         average: float,
+        activation: Callable[[Tensor], Tensor] = torch.relu,
     ) -> None:
-        self.online = Perceptrons(draws, widths)
-        self.averaged = Perceptrons(draws, widths).requires_grad_(False)
+        self.online = Perceptrons(draws, widths, activation)
+        self.averaged = Perceptrons(draws, widths, activation).requires_grad_(False)
         self.averaged.load_state_dict(self.online.state_dict())
         self.average = average
         self.optimiser = torch.optim.Adam(self.online.parameters(), lr=rate, fused=True)

@@ -86,8 +86,7 @@ class Probe:
         )
         self.steps["leader"] += each * seen.steps
         self.steps["follower"] += each * steps_of(response)
-        own = seen.map(lambda part: part.view(self.leader.count, each, -1))
-        return restrict(response, self.access), own
+        return restrict(response, self.access), seen.grouped(self.leader.count)
 
     def play(self, steps: int, initial: Tensor, draw: int = 0) -> Trajectories:
         """At least `steps` steps of the present leaders and response, from elsewhere.

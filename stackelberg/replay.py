@@ -45,9 +45,12 @@ class Replay:
         count = len(seen.time)
         new = {name: rows[:, :taken] for name, rows in here.items()}
         new |= {f"next_{name}": rows[:, taken:] for name, rows in here.items()}
-        for name in ("action", "reward"):
-            both = getattr(seen, f"leader_{name}"), getattr(seen, f"follower_{name}")
-            new[name] = torch.stack(both, -1).flatten(1, 2)
+        actions = {"leader": seen.leader_action, "follower": seen.follower_action}
+        if self.game.finite:
+            new["action"] = torch.stack(list(actions.values()), -1).flatten(1, 2)
+        else:
+            new |= {f"{who}_action": action.flatten(1, 2) for who, action in actions.items()}
+        new["reward"] = torch.stack([seen.leader_reward, seen.follower_reward], -1).flatten(1, 2)
         new |= {
             "terminated": seen.terminated.flatten(1),
             "own": torch.full((count, taken), own),

@@ -1,7 +1,7 @@
 """Play: a leader and a follower's response in, trajectories out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +47,7 @@ class Trajectories:
     terminated: Tensor  # [M, N, T] bool: ended by the rules
     time: Tensor  # [M, N, T] steps since the episode's start; 0 starts a new episode
     points: Points | None = None  # in a game without tables, what the states were observed to be
+    design: Tensor | None = None  # [M, N, d] there, of the streams, where leaders commit to one
 
     @property
     def steps(self) -> int:
@@ -65,13 +66,35 @@ class Trajectories:
         return ~(goes_on | self.terminated)
 
     def parts(self) -> dict[str, Tensor]:
-        """Everything but the points, each [M, N, T]."""
-        return {name: part for name, part in vars(self).items() if name != "points"}
+        """Everything but the points and designs, each [M, N, T]."""
+        apart = ("points", "design")
+        return {name: part for name, part in vars(self).items() if name not in apart}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Trajectories":
-        """The change made to every part; there are no points afterwards."""
+        """The change made to every part; there are no points or designs afterwards."""
         parts: dict[str, Any] = {name: change(part) for name, part in self.parts().items()}
         return Trajectories(**parts)
+
+    def grouped(self, leaders: int) -> "Trajectories":
+        """The play of M K leaders as that of M, the streams of K after each other: [M, K N, T]."""
+
+        def joined(part: Tensor) -> Tensor:  # [M K, N, ...]
+            return part.unflatten(0, (leaders, -1)).flatten(1, 2)
+
+        own = self.map(joined)
+        if self.points is None:
+            return own
+        steps = own.state[0].numel()
+        here = torch.arange(steps).view_as(own.state[0]).expand_as(own.state)
+        halves = [part.unflatten(1, (2, -1)) for part in self.points]  # [M K, 2, N T, ...]
+        points = [torch.stack([joined(x[:, 0]), joined(x[:, 1])], 1) for x in halves]
+        return replace(
+            own,
+            state=here,
+            next_state=here + steps,
+            points=Points(*(part.flatten(1, 2) for part in points)),
+            design=None if self.design is None else joined(self.design),
+        )
 
     def first_returns(self, reward: Tensor, discount: float) -> Tensor:
         """Discounted return of every stream's first episode, [M, N]."""
@@ -215,7 +238,7 @@ def _stepped(
     ]
     states, arrivals = columns[:4], columns[4:8]
     ours, theirs, clock, leader_reward, follower_reward, terminated, _ = columns[8:]
-    points = None
+    points, design = None, None
     if game.tabular:
         state, arrived = states[0].argmax(-1), arrivals[0].argmax(-1)
     else:
@@ -223,6 +246,8 @@ def _stepped(
         points = Points(*(torch.cat([x.flatten(1, 2) for x in pair], 1) for pair in pairs))
         state = torch.arange(clock[0].numel()).view_as(clock[0]).expand_as(clock)
         arrived = state + clock[0].numel()
+        if commitment.design is not None:
+            design = commitment.design[:, None].expand(-1, clock.shape[1], -1)
     return Trajectories(
         state=state,
         leader_action=ours,
@@ -233,6 +258,7 @@ def _stepped(
         terminated=terminated,
         time=clock,
         points=points,
+        design=design,
     )
 
 

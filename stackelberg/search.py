@@ -18,24 +18,28 @@ from scipy import optimize
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from stackelberg import exact, hypergradient
+from stackelberg import exact, hypergradient, linear
+from stackelberg.errors import InputError
 from stackelberg.game import Game
+from stackelberg.linear import LinearModel
 from stackelberg.model import TabularModel
-from stackelberg.trust_region import TrustRegion, scale
+from stackelberg.oracle import require_oracle, rows_of
+from stackelberg.trust_region import TrustRegion, geometry_of, scale
 from stackelberg.types import Commitment, Leader, commit, everywhere
 
 SPREAD = 0.01, 8.0  # factors on N(0, 1) parameters, from the first start to the last
-WARM = 10.0  # how much warmer than the follower's own temperature a climb starts
+WARM = 10.0  # how much warmer than the follower's own temperature a climb starts, or wider a bump
 RATE = 0.3  # Adam's first step
-CLOSE = 1e-5  # to which a climb knows the follower's values
+CLOSE = 1e-5  # to which a climb knows the players' values
 ELITE = 12  # of a population, from which the next generation is made
 GENERATIONS = 6  # that a population lives through
 POPULATIONS = 2  # that recombine apart from each other
+FIRST = 0.01  # length of a quasi-Newton climb's first step
 FINISHED = 3  # leaders of a population that L-BFGS brings to the top of their hills
 ALIKE = 0.01  # largest difference of a probability between leaders that move alike
 SAME = 1e-4  # relative difference below which two searches have reached the same value
 
-Model = Callable[[Commitment], TabularModel]  # what commitments make of the game
+Model = Callable[[Commitment], TabularModel | LinearModel]  # what commitments make of the game
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Solution:
     """
 
     value: float
-    parameters: list[Any]  # the policy f(a|s) [S, A], or the design [d]
+    parameters: list[Any]  # what stands for the leader in `stackelberg.oracle.rows_of`
     values: list[float]
     populations: list[float]
 
@@ -135,9 +139,19 @@ def replicate(leader: Leader, parameters: Sequence[Tensor]) -> Leader:
     return many
 
 
+def landmarks(game: Game) -> Tensor:
+    """Observations that tell all of a leader: every state, or of linear ones 0 and the units."""
+    if not game.linear:
+        return everywhere(game)
+    states = game.observation_space.shape[0]
+    return torch.cat([torch.zeros(1, states), torch.eye(states)])
+
+
 @torch.no_grad()
 def moves_of(game: Game, leader: Leader) -> Tensor:
-    """The probabilities with which K leaders move, or the shares of their designs: [K, n]."""
+    """How K leaders move: probabilities, shares of their designs, or gains, [K, n]."""
+    if game.linear:
+        return rows_of(commit(game, leader)).flatten(1)
     return leader.position(everywhere(game)).exp().flatten(1)
 
 
@@ -150,16 +164,41 @@ class _Ascent:
         self.start: Tensor | None = None
 
     def __call__(self, warmth: float = 1.0) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """J [K] and its gradient, with the follower's temperature `warmth` times its own."""
+        """J [K] and its gradient on a landscape that warmth > 1 smooths.
+
+        In tables the follower's temperature is `warmth` times its own, in matrices the bump as much
+        wider.
+        """
         commitment = commit(self.game, self.leader)
         model = self.model(commitment)
+        if isinstance(model, LinearModel):
+            value, surrogate = self._linear(model, commitment, warmth)
+        else:
+            value, surrogate = self._tabular(model, commitment, warmth)
+        return value, torch.autograd.grad(surrogate.sum(), self.parameters)
+
+    def _linear(
+        self, model: LinearModel, commitment: Commitment, warmth: float
+    ) -> tuple[Tensor, Tensor]:
+        if model.bump is not None:
+            model = replace(model, bump=model.bump / warmth)
+        policy = linear.linear_policy(self.leader.count, model.states, commitment.box)
+        best = linear.best_response(model, policy, self.start)
+        self.start = best.state_value.detach()
+        value = linear.leader_return(model, policy, best.answer, negligible=self.tolerance)
+        value = torch.where(best.solved, value, -torch.inf)
+        return value.detach(), value
+
+    def _tabular(
+        self, model: TabularModel, commitment: Commitment, warmth: float
+    ) -> tuple[Tensor, Tensor]:
         model = replace(model, temperature=model.temperature * warmth)
         known, policy = model.detach(), commitment.policy.detach()
         best = exact.best_response(known, policy, self.start, self.tolerance)
         self.start = best.state_value
         critics = hypergradient.tabular_critics(known, policy, best)
         direct, indirect = hypergradient.surrogates(critics, model, commitment.policy)
-        return critics.objective, torch.autograd.grad((direct + indirect).sum(), self.parameters)
+        return critics.objective, direct + indirect
 
 
 class Best:
@@ -186,8 +225,7 @@ def climb(
 
     Args:
         leader: K leaders, changed in place; `best` keeps their best.
-        warmth: factor on the follower's temperature at the start, which smooths the landscape; it
-            has come down to 1 at half-time.
+        warmth: at the start, see `_Ascent`; it has come down to 1 at half-time.
     """
     ascent = _Ascent(game, leader, model, CLOSE)
     adam = torch.optim.Adam(ascent.parameters, betas=(0.9, 0.99), eps=1e-30)
@@ -216,25 +254,28 @@ def solve(
     """Maximise the exact objective from `leader.count` restarts.
 
     Every restart climbs twice, once on the objective itself and once from ten times the follower's
-    temperature; its best point is polished by trust-region steps, the best few by L-BFGS. Unless
-    more than half of the restarts agree by then, two populations, apart from each other, recombine
-    what the first climbs have found and climb again. Not a proof of optimality unless the objective
-    is unimodal: `reached_by` says how many searches ended at the same value.
+    temperature (or a bump ten times as wide); its best point is polished by trust-region steps, in
+    matrices by BFGS as well, the best few by L-BFGS. Unless more than half of the restarts agree by
+    then, two populations, apart from each other, recombine what the first climbs have found and
+    climb again. Not a proof of optimality unless the objective is unimodal: `reached_by` says how
+    many searches ended at the same value.
 
     Args:
-        game: tabular. leader: one row per restart, initialised N(0, 1); left at the restarts' best.
+        game: tabular, or linear-quadratic.
+        leader: one row per restart, initialised N(0, 1); left at the restarts' best.
         steps: of each of a restart's two climbs. polish: steps of the polishing.
         report: called with the step, the number of all steps and the best value so far.
         start: parameters [...] of one leader, from which the first restart climbs as they are.
         seed: of the recombinations.
 
     Raises:
-        InputError: if the game has no tables.
+        InputError: if the game has neither tables nor matrices, or no restart has a finite value.
     """
-    game.require_tables()
+    require_oracle(game)
     count = leader.count
     shorter = max(1, steps // 2)  # the climbs of those who do not start from nothing
-    done, total = 0, 2 * steps + polish + POPULATIONS * GENERATIONS * shorter
+    polishing = polish * (2 if game.linear else 1)
+    done, total = 0, 2 * steps + polishing + POPULATIONS * GENERATIONS * shorter
     top = -math.inf
 
     def watch(climbing: Iterator[None], best: Best) -> None:
@@ -257,10 +298,18 @@ def solve(
             for i, elite in enumerate(elites):
                 elite.add(*_found(game, leader, alone.value, slice(i, None, POPULATIONS)))
     watch(_polish(game, leader, alone, polish), alone)
+    if game.linear:
+        watch(_quasi_newton(game, leader, alone, polish), alone)
     single = Elite()
     single.add(*_found(game, leader, alone.value))
     _finish(game, leader, single)
     best = single.value[0].item()
+    if not math.isfinite(best):
+        raise InputError(
+            "a leader from which to start, against which both players' returns are finite",
+            f"none in {count} restarts",
+            "try more restarts, or smaller discounts or steps of the state",
+        )
     disagree = sum(_reaches(value, best) for value in alone.value.tolist()) <= count // 2
     noise = np.random.default_rng(seed)
     for elite in elites * disagree:
@@ -273,10 +322,9 @@ def solve(
     winner = max([single, *elites * disagree], key=lambda elite: elite.value[0].item())
     with torch.no_grad():
         chosen = commit(game, replicate(leader, [table[:1] for table in winner.tables]))
-    rows = chosen.policy if chosen.design is None else chosen.design
     return Solution(
         value=winner.value[0].item(),
-        parameters=rows[0].tolist(),
+        parameters=rows_of(chosen)[0].tolist(),
         values=alone.value.sort(descending=True).values.tolist(),
         populations=[elite.value[0].item() for elite in elites * disagree],
     )
@@ -284,20 +332,62 @@ def solve(
 
 def true_model(game: Game) -> Model:
     """What commitments make of the game itself."""
-    return lambda commitment: game.model(commitment.design)
+    made = game.matrices if game.linear else game.model
+    return lambda commitment: made(commitment.design)
 
 
 def _polish(game: Game, leader: Leader, best: Best, steps: int) -> Iterator[None]:
     """Trust-region steps along the exact hypergradient, whose radius settles to the optimum."""
     ascent = _Ascent(game, leader, true_model(game))
-    region = TrustRegion(ascent.parameters, 1e-4, 0.3, leader.rows)
-    observed = everywhere(game)
+    region = TrustRegion(ascent.parameters, 1e-4, 0.3, leader.rows, geometry_of(leader))
+    observed = landmarks(game)
     for _ in range(steps):
         value, gradient = ascent()
         best.keep(value)
         region.step(gradient, lambda: leader.position(observed))
         yield
     best.keep(ascent()[0])
+    place(leader, best.parameters)
+
+
+def _quasi_newton(game: Game, leader: Leader, best: Best, steps: int) -> Iterator[None]:
+    """BFGS of K leaders side by side, one evaluation a step; for few parameters and narrow ridges.
+
+    A step that does not lead up is taken back and shortened; the curvature on its way counts.
+    """
+    ascent = _Ascent(game, leader, true_model(game))
+    shapes = [p.shape for p in ascent.parameters]
+    sizes = [shape[1:].numel() for shape in shapes]
+
+    def at(point: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [x.view(s) for x, s in zip(point.split(sizes, 1), shapes, strict=True)]
+        place(leader, parts)
+        value, gradient = ascent()
+        best.keep(value)
+        return value, torch.cat([g.double().flatten(1) for g in gradient], 1)
+
+    point = torch.cat([p.detach().double().flatten(1) for p in ascent.parameters], 1)
+    value, slope = at(point)
+    size = slope.norm(dim=1).clamp(min=1e-300)
+    eye = torch.eye(point.shape[1], dtype=torch.float64)
+    inverse = eye * (FIRST / size)[:, None, None]  # of the curvature, which is taken for negative
+    length = torch.ones_like(value)
+    for _ in range(steps):
+        way = length[:, None] * (inverse @ slope[..., None]).squeeze(-1)
+        found, new = at(point + way)
+        bent = slope - new
+        curved = (way * bent).sum(1)
+        sound = (curved > 1e-12 * way.norm(dim=1) * bent.norm(dim=1)) & found.isfinite()
+        weight = torch.where(sound, 1 / torch.where(sound, curved, 1.0), 0.0)[:, None, None]
+        keep = eye - weight * way[:, :, None] * bent[:, None, :]
+        inverse = keep @ inverse @ keep.mT + weight * way[:, :, None] * way[:, None, :]
+        better = found > value
+        point = torch.where(better[:, None], point + way, point)
+        slope = torch.where(better[:, None], new, slope)
+        value = torch.where(better, found, value)
+        length = torch.where(better, (2 * length).clamp(max=1.0), length / 4)
+        length = torch.where(sound, length.clamp(min=0.25), length)
+        yield
     place(leader, best.parameters)
 
 

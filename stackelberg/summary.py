@@ -9,14 +9,14 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from stackelberg import exact
 from stackelberg.access import Response, gap_of
 from stackelberg.best_known import BestKnown, beats, own_optimum
 from stackelberg.estimators import Evidence
 from stackelberg.game import Game
+from stackelberg.oracle import oracle, rows_of
 from stackelberg.rollout import Trajectories
 from stackelberg.trust_region import inner, norm
-from stackelberg.types import Commitment, TabularResponse
+from stackelberg.types import Commitment
 
 ROUNDING = 1e-12  # of the leader's values: a hypergradient no longer than this is none
 VANISHED = 1e-9  # of direct plus indirect term: where they cancel this far, nothing is left
@@ -34,18 +34,18 @@ def iteration_row(
 
     `leader_return` and `follower_return` are of the sampled episodes, cut by the time limit;
     `leader_estimate` is what the leader believes its objective to be; `leader_objective` and
-    `follower_gap` read the true model and are for the eye only; None where there are no tables to
-    read, but for a gap that the follower itself has measured. Both `leader_return` and
+    `follower_gap` read the true model and are for the eye only; None where there is none to read
+    (no tables, nor all of it linear), but for a gap that the follower itself has measured.
+    `entropy` is of a policy that chooses, 0 of a design, None in a Box. Both `leader_return` and
     `leader_objective` are against the follower's present response, not its best one; `temperature`
     is what the leader takes the follower's to be, where it has to estimate it. `env_steps` of the
     summary is the last row's `leader_steps` and `follower_steps`: so far, per leader.
     """
     game, commitment, seen = evidence.game, evidence.commitment, evidence.trajectories
     objective, gap = None, gap_of(response, len(commitment.policy))
-    if game.tabular and isinstance(response, TabularResponse):
-        model, g = game.model(commitment.design), response.policy
-        objective = exact.leader_return(model, commitment.policy, g)
-        gap = exact.follower_gap(model, commitment.policy, g) if gap is None else gap
+    if evidence.oracle is not None:
+        objective = evidence.oracle.leader_return(response)
+        gap = evidence.oracle.follower_gap(response) if gap is None else gap
     direct_norm, indirect_norm = norm(direct), norm(indirect)
     product = direct_norm * indirect_norm
     columns = {
@@ -59,7 +59,11 @@ def iteration_row(
         "direct_norm": direct_norm,
         "indirect_norm": indirect_norm,
         "cosine": inner(direct, indirect) / torch.where(product > 0, product, 1.0),
-        "entropy": torch.special.entr(commitment.policy).sum(-1).mean(-1),
+        "entropy": (
+            torch.special.entr(commitment.policy).sum(-1).mean(-1)
+            if commitment.box is None
+            else None
+        ),
     }
     if isinstance(evidence.temperature, Tensor):
         columns["temperature"] = evidence.temperature
@@ -80,16 +84,15 @@ def evaluation(
     Of the leader's return, `mean` is sampled against the follower's final response and
     `against_response` is what it estimates, computed exactly; `exact` is the objective, against the
     exact best response. The two differ as far as the follower has a gap. The regret is that of the
-    leader: optimum less `exact`, whatever the follower's gap. Without tables there are no exact
-    numbers (None), and the regret is optimum less `mean`.
+    leader: optimum less `exact`, whatever the follower's gap. Where there is no true model to read
+    there are no exact numbers (None), and the regret is optimum less `mean`.
     """
     gap, value, met = gap_of(response, len(commitment.policy)), None, None
-    if game.tabular:
-        model = game.model(commitment.design)
-        value = exact.objective(model, commitment.policy)
-        if isinstance(response, TabularResponse):
-            met = exact.leader_return(model, commitment.policy, response.policy)
-            gap = exact.follower_gap(model, commitment.policy, response.policy)
+    truth = oracle(game, commitment)
+    if truth is not None:
+        value, met = truth.objective, truth.leader_return(response)
+        found = truth.follower_gap(response)
+        gap = gap if found is None else found
     leader = seen.first_returns(seen.leader_reward, game.leader_discount)
     follower = seen.first_returns(seen.follower_reward, game.follower_discount)
     return {
@@ -119,9 +122,8 @@ def standing(
     new_best = optimum is not None and beats(highest, optimum)
     if new_best:
         optimum, source = highest, "best known"
-    if best_known is not None:
-        rows = commitment.policy if commitment.design is None else commitment.design
-        best_known.offer(game, rows[int(best)], "train")
+    if best_known is not None and math.isfinite(highest):
+        best_known.offer(game, rows_of(commitment)[int(best)], "train")
     regret = None if optimum is None else plain((optimum - value).clamp(min=0.0))
     return {"optimum": optimum, "optimum_source": source, "regret": regret, "new_best": new_best}
 
@@ -133,13 +135,13 @@ def _unsure(optimum: float | None, value: Tensor) -> dict[str, Any]:
     return {"optimum": optimum, "optimum_source": source, "regret": regret, "new_best": False}
 
 
-def warn_without_influence(evidence: Evidence, found: list[Tensor], true: list[Tensor]) -> None:
+def warn_without_influence(scale: Tensor, found: list[Tensor], true: list[Tensor]) -> None:
     """Warn of a leader that cannot improve: by the true model, or by what it has seen.
 
     Args:
+        scale: of the leader's values, [M].
         found, true: the estimated and the exact hypergradient, a tensor per parameter and term.
     """
-    scale = evidence.true_critics.leader_state_value.abs().amax(-1).clamp(min=1.0)
     if all((norm([part]) <= VANISHED * scale).all() for part in true):
         warnings.warn(
             "the leader's exact hypergradient is 0 at the start: no small change of its moves "

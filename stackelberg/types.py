@@ -15,7 +15,7 @@ from stackelberg.config import TrainConfig
 from stackelberg.errors import InputError
 from stackelberg.exact import SoftResponse
 from stackelberg.game import ROUNDING, Budget, Game
-from stackelberg.linear import LinearBest
+from stackelberg.linear import LinearAnswer, LinearBest
 
 
 class Leader(Protocol):
@@ -332,6 +332,11 @@ class LinearResponse:
     found: LinearBest  # how the follower acts, and its own values
     gap: Tensor | None = None  # [M] best-response gap where the follower knows it
     steps: int = 0  # environment steps its training took, per leader
+
+    @property
+    def answer(self) -> LinearAnswer:
+        """How the follower acts."""
+        return self.found.answer
 
     def sample(
         self, observation: Tensor, leader_action: Tensor, generator: torch.Generator

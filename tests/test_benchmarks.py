@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from benchmarks import access, black_box, collection, estimators
+from benchmarks import access, black_box, collection, estimators, linear_accuracy, linear_training
 from benchmarks import estimator_accuracy as accuracy
 from benchmarks import estimator_cost as cost
 from benchmarks import estimator_networks as networks
@@ -155,3 +155,31 @@ def test_collection_in_small(monkeypatch, capsys):
     numbers = [[float(cell.replace(",", "")) for cell in row[1:]] for row in rows[1:]]
     assert len(numbers) == 2
     assert all(mine > other > 0 for mine, other, _ in numbers)
+
+
+def test_linear_accuracy_in_small(tmp_path):
+    """Few batches: the learned forms point where the exact hypergradient does, naive does not."""
+    said, rows = linear_accuracy.run((200, 1000), 6, 2, (10,), ("building",))
+    cosine = {(r["estimator"], r["critics"], r["steps"]): r["mean_cosine"] for r in rows}
+    for name in ("expected-trace", "gradient-critic"):
+        assert cosine[name, "learned", 1000] > 0.9
+        assert f"| building | {name} | learned | " in said
+    assert cosine["gradient-critic", "true", 1000] > cosine["gradient-critic", "true", 200] > 0.9
+    assert cosine["naive", "learned", 1000] < 0.8
+    assert np.isnan([r["cosine"] for r in rows]).sum() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("label", "iterations", "share"), [("building", 20, 0.9), ("lqr", 80, 10.0)]
+)
+def test_linear_training_in_small(label, iterations, share):
+    """Three seeds: nine tenths of Building's gap; ten times what BilevelLQR was published with."""
+    found = linear_training.trained(label, "expected-trace", range(3), iterations)
+    values = found["values"]
+    aim = share * linear_training.PUBLISHED
+    if label == "building":
+        aim = values[0] + share * (linear_training.OPTIMUM - values[0])
+    assert (values[-1] >= aim).all()
+    assert np.isfinite(linear_training.reached(found, aim)).all()
+    assert label in linear_training.said(label, "expected-trace", found)

@@ -14,6 +14,7 @@ import games
 from games import cart_pole, pendulum
 from stackelberg.check import check_game
 from stackelberg.errors import InputError
+from stackelberg.registry import make_game
 
 SHIPPED = {"cart_pole": cart_pole, "pendulum": pendulum}
 N = 300
@@ -141,6 +142,11 @@ def test_settings():
     assert (game.temperature, game.follower_discount, game.leader_discount) == (0.005, 0.99, 0.99)
     assert game.follower_observes_action
     assert pendulum.game(temperature=0.3, horizon=9).temperature == 0.3
+
+
+def test_options_in_text():
+    assert make_game("games.cart_pole:game", ["target=[-0.25, 0.25]"]).target == (-0.25, 0.25)
+    assert make_game("games.pendulum:game", ["wind=2"]).wind == 2.0
 
 
 # ---------------------------------------------------------------- derivatives

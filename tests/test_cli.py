@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from games import discrete_toy
-from stackelberg import cli
+from games import discrete_toy, duopoly
+from stackelberg import cli, registry
 
 SCRIPT = Path(sys.executable).with_name("stackelberg")
 ONE_LINE = r"^stackelberg: expected [^\n]+; got [^\n]+; [^\n]+\n$"
@@ -244,8 +244,10 @@ def test_games_in_words_and_in_json(capsys):
     said = capsys.readouterr()
     found = json.loads(said.out)
     assert said.err == ""
-    assert [game["name"] for game in found["games"]] == ["discrete_toy", "four_rooms", "matrix"]
-    assert found["games"][0]["optimum"] == discrete_toy.OPTIMA[1.0]
+    optima = {game["name"]: game["optimum"] for game in found["games"]}
+    assert list(optima) == registry.names("games")
+    assert optima["discrete_toy"] == discrete_toy.OPTIMA[1.0]
+    assert optima["duopoly"] == duopoly.game().optimum
     for name in [*(g["name"] for g in found["games"]), *found["followers"], *found["estimators"]]:
         assert name in words
 

@@ -17,6 +17,8 @@ from games import building, duopoly, lqr
 from games.linear import LinearDesign, LinearGame
 from stackelberg.check import check_game
 from stackelberg.errors import InputError
+from stackelberg.linear import LinearPolicy, best_response, linear_policy, objective
+from stackelberg.registry import make_game
 
 SHIPPED = {module.__name__.split(".")[-1]: module for module in (building, duopoly, lqr)}
 
@@ -366,9 +368,60 @@ def test_duopoly_is_worth_its_optimum():
     assert max(earned[0.7][0], earned[1.3][0]) < mean - 4 * error
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.1])
+def test_duopoly_by_the_oracle(spread):
+    """Exact: the solution is worth J* less what exploring costs, and no gain nearby is better."""
+    game = duopoly.game()
+    gains = torch.tensor([[[4.0, 0.5]], [[4.1, 0.5]], [[3.9, 0.5]], [[4.0, 0.6]], [[4.0, 0.4]]])
+    policy = LinearPolicy(gains.double(), torch.full((5, 1), spread, dtype=torch.float64))
+    worth = objective(game.matrices(), policy)
+    assert worth[0].item() == pytest.approx(game.optimum - spread**2 / (2 * 0.1), rel=1e-12)
+    assert worth.argmax() == 0
+
+
+@pytest.mark.parametrize("airflow", [0.2, 0.9])
+def test_building_is_worth_what_the_oracle_says(airflow):
+    """Steps of the game against its matrices, within 4 standard errors."""
+    game, n, draw = building.game(), 1500, seeded(3)
+    x = torch.tensor([[0.5] * 4 + [airflow] * 4], dtype=torch.float64)
+    model, policy = game.matrices(x), linear_policy(1, 4)
+    answer = best_response(model, policy).answer
+    factor = torch.linalg.cholesky(answer.covariance[0])
+    s, total = game.initial(n, draw), torch.zeros(n, dtype=torch.float64)
+    for k in range(120):
+        shock = torch.randn(n, 2, generator=draw, dtype=torch.float64)
+        u = torch.cat([torch.ones(n, 1), s], 1) @ answer.gain[0].mT + shock @ factor.mT
+        step = game.step(s, x.expand(n, -1), u, draw)
+        total += game.leader_discount**k * step.leader_reward
+        s = step.state
+    error = total.std().item() / n**0.5
+    assert total.mean().item() == pytest.approx(objective(model, policy).item(), abs=4 * error)
+
+
+@pytest.mark.parametrize("module", [building, lqr])
+def test_the_optimum_is_that_of_the_published_settings(module):
+    assert module.game().optimum == module.game(horizon=7, temperature=0.1).optimum is not None
+    assert module.game(temperature=0.2).optimum is None
+    assert module.game(optimum=3.0).optimum == 3.0
+
+
+def test_the_optimum_of_other_matrices_is_not_known():
+    assert lqr.game(noise=0.1).optimum is None
+    assert lqr.game(width=None, leader_Q=np.eye(2)).optimum is None
+
+
 def test_an_optimum_that_is_given_counts():
     assert duopoly.game(optimum=3.0).optimum == 3.0
     assert duopoly.game(optimum=None).optimum is None
+
+
+def test_options_in_text():
+    """As the command line gives them."""
+    made = make_game("games.lqr:game", ["width=null", "leader_Q=[[1, 0], [0, 2]]", "noise=0.1"])
+    s, a, b = torch.tensor([[0.2, 1.0]]), torch.tensor([[1.0]]), torch.tensor([[0.0]])
+    assert made.step(s, a, b, seeded()).leader_reward.item() == pytest.approx(-1 - 2)
+    assert made.matrices().bump is None
+    assert make_game("games.building:game", ["temperature=0.3"]).temperature == 0.3
 
 
 # ---------------------------------------------------------------- as environments
@@ -411,7 +464,8 @@ def test_pictures(name):
 def test_check(name):
     found = {item.name: item for item in check_game(SHIPPED[name].game())}
     assert "fail" not in {item.status for item in found.values()}
-    assert found["game"].status == "ok"
+    assert found["temperature"].status == "ok"
+    assert found["gradient"].status == "ok"
     assert f"'{name}' in matrices" in found["game"].found
 
 

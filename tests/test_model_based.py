@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from linear_games import design_game, policy_game
 from strategies import Recipe, random_design_game, random_game
 from test_coordinator import TOY, Crash, crash_at, parameters
 
@@ -18,7 +19,7 @@ from stackelberg import Coordinator, TrainConfig, exact
 from stackelberg.access import ValueAccess, policy_table
 from stackelberg.critics import TabularMemory
 from stackelberg.errors import InputError
-from stackelberg.estimators import ModelBased, estimator, model_based
+from stackelberg.estimators import LinearModelBased, ModelBased, estimator, model_based
 from stackelberg.estimators.evidence import Evidence
 from stackelberg.game import Game
 from stackelberg.probe import Probe
@@ -60,19 +61,27 @@ class Run:
         return np.atleast_1d(self.coordinator().run().summary["leader_return"]["exact"])
 
 
+def _shorten(monkeypatch, name, value):
+    """A constant of the module, or a number of the class."""
+    owner = (
+        model_based.ModelBased if name in ("exploring", "searching", "climbing") else model_based
+    )
+    monkeypatch.setattr(owner, name, value)
+
+
 @pytest.fixture
 def shorter(monkeypatch):
     """Half of the generations and of the steps."""
-    for name, value in {"EXPLORING": 3, "SEARCHING": 3, "CLIMB": 20}.items():
-        monkeypatch.setattr(model_based, name, value)
+    for name, value in {"exploring": 3, "searching": 3, "climbing": 20}.items():
+        _shorten(monkeypatch, name, value)
 
 
 @pytest.fixture
 def brief(monkeypatch):
     """Few generations of few scouts, in few steps."""
-    small = {"SCOUTS": 6, "EXPLORING": 2, "SEARCHING": 2, "CLIMB": 8}
+    small = {"SCOUTS": 6, "exploring": 2, "searching": 2, "climbing": 8}
     for name, value in small.items():
-        monkeypatch.setattr(model_based, name, value)
+        _shorten(monkeypatch, name, value)
     return small
 
 
@@ -117,7 +126,7 @@ def test_scouts_steps_are_counted(brief):
     result = Run(TOY, settings={"iterations": 6}).coordinator().run()
     scouting = brief["SCOUTS"] * TOY.horizon
     own = 2 * TOY.horizon
-    rounds = np.minimum(np.arange(1, 7), brief["EXPLORING"] + brief["SEARCHING"])
+    rounds = np.minimum(np.arange(1, 7), brief["exploring"] + brief["searching"])
     expected = np.arange(1, 7) * own + rounds * scouting
     assert [row["leader_steps"] for row in result.metrics] == expected.tolist()
 
@@ -282,3 +291,42 @@ def test_one_leaders_memory_is_a_copy():
             assert torch.equal(getattr(alone, name)[0], getattr(both, name)[m])
         one.update(_walk(2))
     assert memory.visits.sum() == 2 * 60
+
+
+# ---------------------------------------------------------------- regressed games
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(model_based, "SCOUTS", 8)
+    monkeypatch.setattr(LinearModelBased, "climbing", 15)
+
+
+@pytest.mark.parametrize("access", ["value", "trajectories"])
+def test_it_walks_to_the_optimum_of_a_regressed_game(quick, access):
+    """A design that moves transitions; what `solve` finds is where the leaders come to."""
+    game = design_game(seed=5)
+    best = solve(game, default_leader(game, range(4), 1.0), steps=40, polish=30).value
+    leader = default_leader(game, range(2))
+    settings = {"iterations": 15, "streams": 4, "steps": 20, "estimator": "model-based"}
+    config = TrainConfig(**settings, access=access, radius=1e-2, evaluation_episodes=2)
+    result = Coordinator(game, leader, ExactFollower(), config, seeds=(0, 1)).run()
+    found = np.array(result.summary["leader_return"]["exact"])
+    assert (found > best - 0.02 * abs(best)).all()
+    first = result.metrics[0]["leader_steps"]
+    assert first == 8 * game.horizon + 80
+    assert result.metrics[-1]["leader_steps"] == 3 * 8 * game.horizon + 15 * 80
+
+
+def test_a_search_of_a_regressed_game_resumes(quick, tmp_path):
+    game, ends = policy_game(seed=5), []
+    for name, cuts in (("whole", (5,)), ("resumed", (2, 5))):
+        for iterations in cuts:
+            leader = default_leader(game, range(2))
+            settings = {"iterations": iterations, "steps": 20, "estimator": "model-based"}
+            config = TrainConfig(**settings, evaluation_episodes=2, checkpoint_every=1)
+            parts = game, leader, ExactFollower(), config
+            resume = iterations == 5 and name == "resumed"
+            Coordinator(*parts, seeds=(0, 1), out=tmp_path / name, resume=resume).run()
+        ends.append([p.detach().clone() for p in leader.parameters()])
+    torch.testing.assert_close(*ends, rtol=0, atol=0)

@@ -100,7 +100,16 @@ def file(tmp_path, monkeypatch) -> Path:
 
 
 def test_what_is_registered():
-    assert registry.names("games") == ["discrete_toy", "four_rooms", "matrix"]
+    assert registry.names("games") == [
+        "building",
+        "cart_pole",
+        "discrete_toy",
+        "duopoly",
+        "four_rooms",
+        "lqr",
+        "matrix",
+        "pendulum",
+    ]
     assert {"exact", "soft-q"} <= set(registry.names("followers"))
     assert {"default", "mlp"} <= set(registry.names("leaders"))
 

@@ -218,6 +218,6 @@ def test_a_game_without_tables_is_an_error():
     game = Loose()
     leader = spread_leader(game, (0,))
     before = [p.detach().clone() for p in leader.parameters()]
-    with pytest.raises(InputError, match=r"expected a tabular game; got 'game'.*; give it as"):
+    with pytest.raises(InputError, match=r"expected a tabular game, .*; got 'game'.*; give it as"):
         solve(game, leader)
     assert all(map(torch.equal, leader.parameters(), before))

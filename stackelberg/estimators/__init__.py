@@ -18,6 +18,7 @@ from stackelberg.estimators.gae import gae
 from stackelberg.estimators.gradient_critic import gradient_critic
 from stackelberg.estimators.hpgd import hpgd_mc, hpgd_oracle, hpgd_sarsa, hpgd_td
 from stackelberg.estimators.linear import LINEAR
+from stackelberg.estimators.linear_search import LinearModelBased
 from stackelberg.estimators.model_based import ModelBased
 from stackelberg.estimators.sampled import bc_hg, sampled_trace
 from stackelberg.estimators.sobirl import sobirl, sobirl_modified
@@ -43,14 +44,17 @@ ESTIMATORS: dict[EstimatorName, Estimator] = {
     "exact": exact_oracle,
 }
 REMEMBERING: dict[EstimatorName, type[ModelBased]] = {"model-based": ModelBased}  # a new one a run
+SEARCHING: dict[EstimatorName, type[ModelBased]] = {"model-based": LinearModelBased}  # likewise
 
 
 def estimator(name: str, game: Game) -> Estimator:
     """The estimator of that name in that game, for one run. Raises InputError if there is none."""
     if game.tabular or (game.finite and not game.linear):
         known: dict[EstimatorName, Callable[..., Any]] = ESTIMATORS | REMEMBERING
+    elif game.linear:
+        known = LINEAR | SEARCHING
     else:
-        known = LINEAR if game.linear else BOX
+        known = BOX
     if name not in known:
         raise InputError(
             f"an estimator out of {', '.join(known)} for '{game.name}'", f"'{name}'", "use one"
@@ -64,6 +68,7 @@ __all__ = [
     "REMEMBERING",
     "Estimator",
     "Evidence",
+    "LinearModelBased",
     "ModelBased",
     "bc_hg",
     "bi_ac",

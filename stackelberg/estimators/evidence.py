@@ -8,13 +8,13 @@ from typing import cast
 import numpy as np
 from torch import Tensor
 
-from stackelberg import exact, hypergradient
 from stackelberg.access import TrajectoriesAccess
 from stackelberg.config import TrainConfig
 from stackelberg.critics import Memory, TabularMemory
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.hypergradient import Critics
+from stackelberg.oracle import Oracle, TabularOracle, oracle
 from stackelberg.probe import Probe
 from stackelberg.rollout import Trajectories
 from stackelberg.types import Commitment, Leader
@@ -63,10 +63,14 @@ class Evidence:
 
     @cached_property
     def true_critics(self) -> Critics:
-        """The same on the true model, against the exact best response: the oracle."""
-        model, policy = self.game.model(self.commitment.design), self.commitment.policy
-        best = exact.best_response(model, policy)
-        return hypergradient.tabular_critics(model, policy, best)
+        """The same on the true model, against the exact best response. InputError without one."""
+        self.game.require_tables()
+        return cast(TabularOracle, self.oracle).critics
+
+    @cached_property
+    def oracle(self) -> Oracle | None:
+        """What is exactly true of the leaders; None where nothing tells."""
+        return oracle(self.game, self.commitment)
 
 
 Estimator = Callable[[Evidence, Commitment], tuple[Tensor, Tensor]]

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from stackelberg import hypergradient
 from stackelberg.estimators.evidence import Evidence
+from stackelberg.oracle import in_matrices, require_oracle
 from stackelberg.types import Commitment
 
 
@@ -30,9 +31,17 @@ def expected_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, 
 
 
 def exact_oracle(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
-    """The exact hypergradient from the true model: what the others are judged by."""
-    model = evidence.game.model(commitment.design)
-    return hypergradient.surrogates(evidence.true_critics, model, commitment.policy)
+    """The exact hypergradient from the true model: what the others are judged by.
+
+    Raises:
+        InputError: if nothing tells the truth: no tables, nor a linear-quadratic game with
+            linear-Gaussian leaders.
+    """
+    if evidence.oracle is None:
+        require_oracle(evidence.game)
+        in_matrices(evidence.game, commitment)
+    assert evidence.oracle is not None
+    return evidence.oracle.surrogates(commitment)
 
 
 def naive(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:

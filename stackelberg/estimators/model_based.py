@@ -1,6 +1,7 @@
 """A model-based leader: it searches the model that it has learned, and scouts what it finds."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from stackelberg.estimators.expected import expected_trace
 from stackelberg.exact import SoftResponse
 from stackelberg.model import TabularModel
 from stackelberg.probe import Probe
-from stackelberg.search import Elite
-from stackelberg.trust_region import divergence
-from stackelberg.types import Commitment, commit, everywhere
+from stackelberg.rollout import Trajectories
+from stackelberg.search import Elite, Model
+from stackelberg.trust_region import divergence, geometry_of
+from stackelberg.types import Commitment, Leader, commit
 
 SCOUTS = 32  # other leaders that a generation tries, each in one episode
 EXPLORING = 10  # generations of scouts that go where little has been seen
@@ -45,6 +47,9 @@ class ModelBased:
     and Littman (2008).
     """
 
+    exploring, searching, climbing = EXPLORING, SEARCHING, CLIMB
+    warmth: ClassVar[tuple[float, ...]] = (1.0,)  # of climbs, generation after generation
+
     def __init__(self) -> None:
         self.generation = 0
         self.elites: list[Elite] = []  # of each leader; tables: parameters, then answers if seen
@@ -56,42 +61,40 @@ class ModelBased:
         Raises:
             InputError: without a probe, or where a design moves the transitions.
         """
-        if self.generation < EXPLORING + SEARCHING:
+        if self.generation < self.exploring + self.searching:
             self._explore(evidence)
             self.generation += 1
-        direct, indirect = expected_trace(evidence, commitment)
-        if self.generation <= EXPLORING or not self.walking.any():
+        direct, indirect = self._gradient(evidence, commitment)
+        if self.generation <= self.exploring or not self.walking.any():
             return direct, indirect
-        observed, parameters = everywhere(evidence.game), list(evidence.leader.parameters())
+        observed, parameters = search.landmarks(evidence.game), list(evidence.leader.parameters())
         best = [torch.stack(rows) for rows in zip(*map(_first, self.elites), strict=True)]
         target = best[: len(parameters)]
         with torch.no_grad():
             there = search.replicate(evidence.leader, target).position(observed)
-            self.walking &= divergence(there, evidence.leader.position(observed)) > ARRIVED
+            here, geometry = evidence.leader.position(observed), geometry_of(evidence.leader)
+            self.walking &= divergence(there, here, geometry) > ARRIVED
         ways = [(goal - p).detach() * p for goal, p in zip(target, parameters, strict=True)]
         towards = torch.stack([way.double().flatten(1).sum(1) for way in ways]).sum(0)
         rest = torch.zeros_like(indirect)
         return torch.where(self.walking, towards, direct), torch.where(self.walking, rest, indirect)
 
+    def _gradient(self, evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
+        return expected_trace(evidence, commitment)
+
     # ------------------------------------------------------------ scouting
 
     def _explore(self, evidence: Evidence) -> None:
         """One generation of scouts, and where the best sends the leaders."""
-        probe, leader = _checked(evidence), evidence.leader
+        probe, leader = self._checked(evidence), evidence.leader
         born = [self._propose(evidence, m) for m in range(leader.count)]
         everyone = [torch.cat(rows) for rows in zip(*born, strict=True)]
         crew = search.replicate(leader, everyone)
         response, seen = probe.scout(crew)
-        evidence.tables.update(seen, own=False)
-        tables = everyone + _answers(evidence, response, crew.count)
-        if response.level == "value":
-            with torch.no_grad():
-                commitment = commit(evidence.game, crew)
-            value = value_table(response, evidence.game, *commitment.policy.shape[::2])
-            mean = (commitment.policy * value).sum(-1)
-            evidence.tables.reveal(commitment, SoftResponse(tables[-1], value, mean))
+        tables = everyone + self._answers(evidence, response, crew.count)
+        self._learn(evidence, crew, response, seen)
         own = [p.detach() for p in leader.parameters()]
-        own += _answers(evidence, evidence.follower, leader.count)
+        own += self._answers(evidence, evidence.follower, leader.count)
         scouts = [table.unflatten(0, (-1, SCOUTS)) for table in tables]
         tables = [torch.cat([a, b.unsqueeze(1)], 1) for a, b in zip(scouts, own, strict=True)]
         self.elites = [
@@ -102,7 +105,7 @@ class ModelBased:
     def _propose(self, evidence: Evidence, m: int) -> list[Tensor]:
         """The parameters [SCOUTS, ...] of one leader's next scouts."""
         parameters, noise = list(evidence.leader.parameters()), evidence.noise[m]
-        if self.generation <= EXPLORING:
+        if self.generation <= self.exploring:
             shapes = [(SCOUTS, *p.shape[1:]) for p in parameters]
             born = [torch.from_numpy(noise.normal(size=shape)) for shape in shapes]
             born = [b.to(p.dtype) for b, p in zip(search.scatter(born), parameters, strict=True)]
@@ -110,19 +113,38 @@ class ModelBased:
             born = self.elites[m].offspring(len(parameters), SCOUTS, noise)
         if self.generation == 0:
             return born
+        family, model = search.replicate(evidence.leader, born), self._model(evidence, m)
+        best = search.Best(family)
+        warmth = self.warmth[self.generation % len(self.warmth)]
+        for _ in search.climb(evidence.game, family, model, best, self.climbing, warmth):
+            pass
+        return best.parameters
+
+    def _model(self, evidence: Evidence, m: int) -> Model:
+        """What one leader makes of commitments: where they lead it, or what they earn."""
         memory = evidence.tables.of(m)
 
         def model(commitment: Commitment) -> TabularModel:
             learned = memory.model(commitment)
-            if self.generation >= EXPLORING:
+            if self.generation >= self.exploring:
                 return learned
             return replace(learned, leader_reward=(1 + memory.visits).rsqrt())
 
-        family = search.replicate(evidence.leader, born)
-        best = search.Best(family)
-        for _ in search.climb(evidence.game, family, model, best, CLIMB):
-            pass
-        return best.parameters
+        return model
+
+    def _learn(
+        self, evidence: Evidence, crew: Leader, response: TrajectoriesAccess, seen: Trajectories
+    ) -> None:
+        """From the scouts' play and, where it is shown, from their followers' values."""
+        evidence.tables.update(seen, own=False)
+        if response.level == "value":
+            with torch.no_grad():
+                commitment = commit(evidence.game, crew)
+            policy = commitment.policy
+            value = value_table(response, evidence.game, *policy.shape[::2])
+            (shown,) = self._answers(evidence, response, crew.count)
+            mean = (policy * value).sum(-1)
+            evidence.tables.reveal(commitment, SoftResponse(shown, value, mean))
 
     def _judged(self, evidence: Evidence, m: int, tables: list[Tensor]) -> Elite:
         """The best of one leader's elite and newcomers, by what the model says of them now."""
@@ -132,12 +154,36 @@ class ModelBased:
         crew = search.replicate(evidence.leader, tables[:count])
         with torch.no_grad():
             commitment = commit(evidence.game, crew)
-        model, policy = evidence.tables.of(m).model(commitment).detach(), commitment.policy
-        answer = tables[count] if len(tables) > count else exact.best_response(model, policy).policy
         elite = Elite()
-        worth = exact.leader_return(model, policy, answer)
+        worth = self._worth(evidence, m, commitment, tables[count:])
         elite.add(tables, search.moves_of(evidence.game, crew), worth)
         return elite
+
+    def _worth(
+        self, evidence: Evidence, m: int, commitment: Commitment, answers: list[Tensor]
+    ) -> Tensor:
+        """Returns on one leader's model, with the answers that were shown or those predicted."""
+        model, policy = evidence.tables.of(m).model(commitment).detach(), commitment.policy
+        answer = answers[0] if answers else exact.best_response(model, policy).policy
+        return exact.leader_return(model, policy, answer)
+
+    def _answers(
+        self, evidence: Evidence, follower: TrajectoriesAccess, leaders: int
+    ) -> list[Tensor]:
+        """How the followers act [M, S, A, B], where the leaders may see it."""
+        if follower.level == "trajectories":
+            return []
+        return [policy_table(follower, evidence.game, leaders, evidence.tables.shape[2])]
+
+    def _checked(self, evidence: Evidence) -> Probe:
+        """The probe of evidence that this estimator can use."""
+        if evidence.game.moves_transition:
+            raise InputError(
+                "a game whose transitions a design does not move, for model-based",
+                f"'{evidence.game.name}'",
+                "use another estimator, for example expected-trace",
+            )
+        return evidence.probe_for("model-based", "expected-trace")
 
     # ------------------------------------------------------------ checkpoints
 
@@ -162,21 +208,3 @@ class ModelBased:
 
 def _first(elite: Elite) -> list[Tensor]:
     return [table[0] for table in elite.tables]
-
-
-def _answers(evidence: Evidence, follower: TrajectoriesAccess, leaders: int) -> list[Tensor]:
-    """How the followers act [M, S, A, B], where the leaders may see it."""
-    if follower.level == "trajectories":
-        return []
-    return [policy_table(follower, evidence.game, leaders, evidence.tables.shape[2])]
-
-
-def _checked(evidence: Evidence) -> Probe:
-    """The probe of evidence that this estimator can use."""
-    if evidence.game.moves_transition:
-        raise InputError(
-            "a game whose transitions a design does not move, for model-based",
-            f"'{evidence.game.name}'",
-            "use another estimator, for example expected-trace",
-        )
-    return evidence.probe_for("model-based", "expected-trace")

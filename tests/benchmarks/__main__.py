@@ -13,6 +13,8 @@ from benchmarks import (
     estimators,
     four_rooms,
     leader_steps,
+    linear_accuracy,
+    linear_training,
     speed,
 )
 
@@ -24,6 +26,8 @@ for benchmark in (
     collection,
     estimators,
     leader_steps,
+    linear_accuracy,
+    linear_training,
     four_rooms,
 ):
     print(f"\n## {(benchmark.__doc__ or '').splitlines()[0]}\n", flush=True)

@@ -1,0 +1,297 @@
+"""`stackelberg evaluate`: what it prints and writes, what it refuses, Ctrl-C."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stackelberg import cli, load_leader
+
+ONE_LINE = r"^stackelberg: expected [^\n]+; got [^\n]+; [^\n]+\n$"
+TRAIN = ["--iterations", "6", "--evaluation-episodes", "5", "--quiet"]
+QUICK = ["--followers", "exact", "--seeds", "2", "--episodes", "20"]
+MINE = """
+import numpy as np
+from games.tabular import TabularGame
+def game(pay: float = 2.0, **settings):
+    return TabularGame(np.ones((1, 2, 2, 1)), [[[1, 0], [0, pay]]], np.eye(2)[None], **settings)
+"""
+SLOW = """
+import pathlib, time
+from agents import ExactFollower
+class Slow(ExactFollower):
+    name = "slow"
+    def best_respond(self, game, commitment, seeds):
+        if pathlib.Path("slow").exists():
+            time.sleep(0.3)
+        return super().best_respond(game, commitment, seeds)
+"""
+PARKING = """
+from small_envs import Parking
+def parallel_env():
+    return Parking(length=3)
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Runs of 6 iterations: `a` and `b` by two estimators, `other` of another game."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, options in {
+        "a": ["discrete_toy"],
+        "b": ["discrete_toy", "--estimator", "exact", "--seed", "1"],
+        "other": ["discrete_toy", "--game-option", "bonus=2"],
+    }.items():
+        assert cli.main(["train", *options, *TRAIN, "--out", str(folder / name)]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch, runs) -> Path:
+    """A current directory with copies of the runs."""
+    shutil.copytree(runs, tmp_path / "runs")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.chdir(tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def everything() -> dict:
+    return {p: p.read_bytes() if p.is_file() else None for p in Path().rglob("*")}
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The message of a call that must fail with status 2, one line, and nothing written."""
+    before = everything()
+    assert cli.main(["evaluate", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.match(ONE_LINE, said.err), said.err
+    assert everything() == before
+    return said.err
+
+
+def found(run: str) -> dict:
+    return json.loads((Path(run) / "evaluation.json").read_text())
+
+
+# ---------------------------------------------------------------- what it does
+
+
+def test_a_table_and_two_files_that_agree(capsys):
+    assert cli.main(["evaluate", "a", *QUICK]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == "written to a/evaluation.json and evaluation.csv"
+    assert "evaluate" in said.err
+    (line,) = re.findall(r"^\| exact .*$", said.out, re.MULTILINE)
+    summary = json.loads(Path("a/summary.json").read_text())
+    whole = found("a")
+    assert f"{summary['leader_return']['exact']:.5g}" in line
+    assert f"{summary['regret']:.2g}" in line
+    (leader,) = whole["leaders"]
+    assert leader["prediction"]["mean"] == summary["leader_return"]["mean"]
+    assert (leader["estimator"], leader["seed"]) == ("expected-trace", 0)
+    assert whole["standings"][0]["optimum"] == summary["optimum"]
+    with open("a/evaluation.csv") as file:
+        read = list(csv.DictReader(file))
+    assert read == [{k: str(v) for k, v in row.items()} for row in whole["rows"]]
+    assert [row["seed"] for row in whole["rows"]] == [0, 1]
+    assert len(list(Path("a/evaluations").iterdir())) == 2
+
+
+def test_in_json_and_quietly(capsys):
+    assert cli.main(["evaluate", "a", *QUICK, "--temperatures", "0.05,0.1", "--json"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert json.loads(said.out) == found("a")
+    assert [row["temperature"] for row in found("a")["rows"]] == [0.05, 0.05, 0.1, 0.1]
+    before = Path("a/evaluation.json").read_bytes()
+    again = ["evaluate", "a", *QUICK, "--temperatures", "0.05,0.1", "--quiet", "--fresh"]
+    assert cli.main(again) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "")
+    assert Path("a/evaluation.json").read_bytes() == before
+
+
+def test_cross_play_of_runs(capsys):
+    assert cli.main(["evaluate", "a", "b", *QUICK, "--cross-play"]) == 0
+    said = capsys.readouterr().out
+    for name in ("cross_play", "performance_profile"):
+        assert Path(f"a/figures/{name}.png").read_bytes()[1:4] == b"PNG"
+    assert not Path("b/evaluation.json").exists()
+    whole = found("a")
+    assert [(row["leader"], row["against"]) for row in whole["rows"]][::2] == [
+        *(("a", "a"), ("a", "b"), ("a", "a"), ("a", "b")),
+        *(("b", "a"), ("b", "b"), ("b", "a"), ("b", "b")),
+    ][::2]
+    assert len(whole["cross_play"][0]["leader_discounted"]) == 2
+    assert "P(expected-trace does better than exact) = " in said
+    assert len(re.findall(r"^\| (a|b) +\|", said, re.MULTILINE)) == 4
+
+
+def test_a_users_game_is_made_again(capsys):
+    Path("mine.py").write_text(MINE)
+    options = ["--game-option", "pay=3", "--game-option", "horizon=5"]
+    assert cli.main(["train", "mine.py:game", *options, *TRAIN, "--out", "x"]) == 0
+    saved = load_leader("x")
+    assert saved.game.horizon == 5
+    assert saved.game.model().leader_reward.max() == 3.0
+    assert cli.main(["evaluate", "x", *QUICK, "--quiet"]) == 0
+    assert found("x")["undiscounted_horizon"] == 5
+    Path("mine.py").write_text(MINE.replace("[0, pay]", "[1, pay]"))
+    assert "with leader_reward = " in refused(capsys, "x", *QUICK)
+    Path("mine.py").unlink()
+    refused(capsys, "x", *QUICK)
+
+
+def test_an_environment_with_a_leader_agent_is_made_again(capsys):
+    Path("parking.py").write_text(PARKING)
+    Path("first.py").write_text(
+        "import torch\nclass First:\n    name = 'first'\n"
+        "    def best_respond(self, game, commitment, seeds):\n        return self\n"
+        "    def sample(self, observation, leader_action, generator):\n"
+        "        return torch.zeros(observation.shape[:2], dtype=torch.long)\n"
+    )
+    parts = ["--leader-agent", "city", "--follower", "first.py:First", "--access", "trajectories"]
+    parts += [*TRAIN[2:], "--iterations", "1", "--game-option", "temperature=0.3"]
+    assert cli.main(["train", "parking.py:parallel_env", *parts, "--out", "x"]) == 0
+    refused(capsys, "x", *QUICK)  # no tables for the exact follower
+    quick = ["--followers", "first.py:First", "--seeds", "1", "--episodes", "5", "--quiet"]
+    assert cli.main(["evaluate", "x", *quick, "--temperatures", "0.3,0.5"]) == 0
+    rows = found("x")["rows"]
+    assert [row["temperature"] for row in rows] == [0.3, 0.5]
+    assert rows[0]["leader_exact"] is rows[0]["follower_gap"] is None
+
+
+# ---------------------------------------------------------------- what it refuses
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "absent", ". ", "a a", "a other", "a absent", "a --nonsense", "a --cross-play"),
+        *("a --seeds 0", "a --seeds -1", "a --seeds two", "a --episodes 0", "a --jobs 0"),
+        *("a --followers nonsense", "a --followers exact,", "a --followers exact,exact"),
+        *("a --followers sac", "a --followers absent.py:Follower", "a --followers exact,sac"),
+        *("a --temperatures 0", "a --temperatures nan", "a --temperatures 0.1,x"),
+        *("a --temperatures inf", "a --temperatures -1", "a --temperatures 0.1,0.1"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_nothing_is_written(capsys, line):
+    assert "three" not in refused(capsys, *line.split())
+
+
+def test_a_run_without_a_checkpoint(capsys):
+    shutil.rmtree("a/checkpoints")
+    assert "a run with a checkpoint" in refused(capsys, "a", *QUICK)
+    Path("a/checkpoints").mkdir()
+    assert "a run with a checkpoint" in refused(capsys, "a", *QUICK)
+
+
+def test_a_run_that_cannot_be_written(capsys):
+    Path("a/evaluations").write_text("precious")
+    assert "a folder that can be written" in refused(capsys, "a", *QUICK)
+
+
+def test_a_damaged_run(capsys):
+    (newest,) = sorted(Path("a/checkpoints").iterdir())[-1:]
+    whole, config = newest.read_bytes(), json.loads(Path("a/config.json").read_text())
+    newest.write_bytes(whole[:100])
+    assert "a whole checkpoint" in refused(capsys, "a", *QUICK)
+    newest.write_bytes(whole)
+    for damaged in (
+        *("{", "[]", "3", "{}", json.dumps(config | {"game": 3})),
+        json.dumps(config | {"seeds": [0, 1]}),
+        json.dumps(config | {"seeds": None}),
+        json.dumps(config | {"leader": "mlp"}),
+        json.dumps(config | {"leader": "nonsense"}),
+        json.dumps(config | {"game": "matrix"}),
+        json.dumps(config | {"game_options": []}),
+        json.dumps(config | {"game_model": {}}),
+        json.dumps({k: v for k, v in config.items() if k != "game_model"}),
+    ):
+        Path("a/config.json").write_text(damaged)
+        refused(capsys, "a", *QUICK)
+    Path("a/config.json").write_text(json.dumps(config))
+    Path("a/metrics.jsonl").write_text("")
+    assert "one row of metrics" in refused(capsys, "a", *QUICK)
+
+
+def test_help_answers_without_torch():
+    program = (
+        "import sys\nfrom stackelberg import cli\n"
+        "try:\n    cli.main(['evaluate', '--help'])\nexcept SystemExit:\n    pass\n"
+        "slow = {'torch', 'numpy', 'scipy', 'joblib', 'gymnasium'} & sys.modules.keys()\n"
+        "assert not slow, slow\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--cross-play" in done.stdout
+
+
+# ---------------------------------------------------------------- Ctrl-C
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(folder, stop):
+    Path("slow.py").write_text(SLOW)
+    Path("slow").touch()
+    shutil.copytree("a", "whole/a")
+    shutil.copy("slow.py", "whole")
+    line = ["evaluate", "a", "--followers", "slow.py:Slow", "--seeds", "8", "--episodes", "5"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stackelberg", *line],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    kept, end = Path("a/evaluations"), time.monotonic() + 60
+    while not (kept.exists() and len(list(kept.iterdir())) >= 2):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(stop)
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in said
+    done = re.search(r"stackelberg: interrupted after (\d) of 8 trainings; the same command", said)
+    assert int(done[1]) == len([p for p in kept.iterdir() if p.suffix == ".json"]) < 8
+    assert not Path("a/evaluation.json").exists()
+    before = {p: p.stat().st_mtime_ns for p in kept.iterdir()}
+    Path("slow").unlink()
+    assert cli.main([*line, "--quiet"]) == 0
+    assert before.items() <= {p: p.stat().st_mtime_ns for p in kept.iterdir()}.items()
+    resumed = [Path("a", f"evaluation.{kind}").read_bytes() for kind in ("json", "csv")]
+    os.chdir("whole")
+    assert cli.main([*line, "--quiet"]) == 0
+    assert resumed == [Path("a", f"evaluation.{kind}").read_bytes() for kind in ("json", "csv")]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes():
+    """A terminal sends it to every one of them."""
+    Path("slow.py").write_text(SLOW.replace("0.3", "1000"))
+    Path("slow").touch()
+    line = ["evaluate", "a", "--followers", "slow.py:Slow", "--seeds", "4", "--jobs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stackelberg", *line],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(15)
+    os.killpg(process.pid, signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert said == "stackelberg: interrupted\n"
+    time.sleep(10)  # until the system has done with them
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
