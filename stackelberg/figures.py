@@ -246,16 +246,22 @@ def game_panels(game: Game, commitment: Commitment) -> list[Panel]:
     )
     panels.append(Panel("Exchange rate", about, _rate_map(game, rate, visits)))
     if game.grid is None:
-        draw, about = _bars(follower), "How likely the follower is to do what, in every state."
+        draw, about = (
+            _bars(follower),
+            "How likely the follower is to do what in every state, best-responding exactly.",
+        )
     else:
-        draw, about = _arrows(game, follower, visits), "The follower's mean move in every cell."
+        draw, about = (
+            _arrows(game, follower, visits),
+            "The follower's mean move in every cell, best-responding exactly.",
+        )
     panels.insert(0, Panel("Follower's best response", about, draw))
     return _leader_panels(game, commitment) + panels
 
 
 def _leader_panels(game: Game, commitment: Commitment) -> list[Panel]:
     if commitment.design is None:
-        about = "How likely the leader is to do what, in every state."
+        about = "How likely the leader is to do what in every state."
         return [Panel("Leader's policy", about, _bars(commitment.policy[0].numpy()))]
     design, grid = commitment.design[0].numpy(), game.grid
     if grid is None or len(design) != len(grid.cells):

@@ -30,6 +30,7 @@ from stackelberg.run_directory import (
 from stackelberg.summary import half_widths
 
 PAGE = "report.html"
+FILM = "Before and after training"
 PLAY = "play.gif"  # below figures/, where a run's episodes are shown from
 DERIVED = ("game_model", "leader_model", "follower_settings")  # what settings come to
 SPEAKING = ("estimator", "access", "follower", "leader", "optimiser")  # values that need no key
@@ -202,6 +203,7 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
         for kind in ("png", "svg"):
             files[f"figures/{name}.{kind}"] = figures.drawn(figure, kind)
     said = _story(found, groups) | {"panels": panels, "missing": missing}
+    said["filmed"] = any(panel["title"] == FILM for panel in panels)
     said |= {"charts": [{"name": c.name, "title": c.title} | plotly(c) for c in drawn]}
     files[PAGE] = _page(said).encode()
     try:
@@ -277,8 +279,8 @@ def _pictures(run: Run) -> tuple[list[tuple[str, Any]], list[dict[str, str]], st
     film = run.path / "figures" / PLAY
     if film.exists():
         moving = _uri(film.read_bytes(), "image/gif")
-        about = "Episodes as `stackelberg play` has recorded them."
-        shown.append({"title": "Play", "about": about, "light": moving, "dark": moving})
+        about = "As stackelberg play has recorded it."
+        shown.append({"title": FILM, "about": about, "light": moving, "dark": moving})
     return sketches, shown, missing
 
 
@@ -298,6 +300,9 @@ def _story(runs: Sequence[Run], groups: Sequence[tuple[Group, list[Run]]]) -> di
         "sentence": _sentence(first, [group.label for group, _ in groups], len(runs)),
         "about": _about(first.config["game"]),
         "picture_of": f"{first.path.name}, seed {first.seeds[0]}",
+        "play": None
+        if first.command is None
+        else f"stackelberg play {shlex.quote(str(first.path))}",
         "unfinished": [f"{run.path.name}: {run.status}" for run in runs if run.status],
         "groups": [_outcome(group, members) for group, members in groups],
         "runs": [row for run in runs for row in run.rows],

@@ -84,7 +84,7 @@ def test_both_sides_start_alike_and_episodes_differ(tmp_path, blank):
 
 
 def test_the_same_seed_makes_the_same_film(tmp_path):
-    run = write_run(tmp_path, "four_rooms", horizon="3")
+    run = write_run(tmp_path, "four_rooms")
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         film.film(run, tmp_path / f"{name}.gif", seed=seed)
     a, b, c = ((tmp_path / f"{name}.gif").read_bytes() for name in "abc")

@@ -125,19 +125,31 @@ def test_it_says_what_was_run_and_what_came_out(runs):
     assert "The follower's gap is nil throughout" in page.words
 
 
-def test_the_same_run_makes_the_same_page_and_figures(trained, tmp_path, monkeypatch):
+def test_figures_are_written_as_png_and_svg(trained, tmp_path, monkeypatch):
     shutil.copytree(trained / "toy0", tmp_path / "toy0")
     monkeypatch.chdir(tmp_path)
     page_of("toy0")
-    first = tree()
-    page_of("toy0")
-    assert tree() == first
     made = {p.name for p in Path("toy0/figures").iterdir()}
     names = {"learning_curves", "gradient_norms", "gradient_cosine", "game"}
     assert made == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     for path in Path("toy0/figures").iterdir():
         head = {".png": b"\x89PNG", ".svg": b"<?xml"}[path.suffix]
         assert path.read_bytes().startswith(head)
+
+
+def test_the_same_run_makes_the_same_page_and_figures(runs):
+    page_of("toy0")
+    first = tree()
+    page_of("toy0")
+    assert tree() == first
+
+
+def test_the_same_panel_makes_the_same_bytes():
+    even = Commitment(torch.full((1, 3, 2), 0.5, dtype=torch.float64))
+    panel = figures.game_panels(discrete_toy.game(), even)[0]
+    light = figures.draw_panel(panel)
+    assert light == figures.draw_panel(panel)
+    assert light != figures.draw_panel(panel, dark=True)
 
 
 @pytest.mark.parametrize("name", FILMED)
@@ -547,7 +559,7 @@ def _curves(browser: Browser, chart: str) -> list[list[float]]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser(browser, pages, name, width, scheme):
     browser.open(pages[name], width, scheme)
-    assert browser.ask("document.documentElement.scrollWidth") == width
+    assert browser.ask("document.documentElement.scrollWidth") <= width
     style = "getComputedStyle(document.body)"
     ink, paper = (_numbers(browser.ask(f"{style}.{x}")) for x in ("color", "backgroundColor"))
     dark, bright = (paper, ink) if scheme == "dark" else (ink, paper)

@@ -24,14 +24,14 @@ ROW = {  # of metrics
 }
 LITTLE = {"first_steps": "64", "copies": "8"}
 FILMED = {  # follower, options of the game and of the follower
-    "discrete_toy": ("exact", {"horizon": "5"}, {}),
-    "four_rooms": ("exact", {"horizon": "5"}, {}),
+    "discrete_toy": ("exact", {"horizon": "2"}, {}),
+    "four_rooms": ("exact", {"horizon": "2"}, {}),
     "matrix": ("exact", {}, {}),
-    "lqr": ("exact", {"horizon": "4"}, {}),
-    "building": ("exact", {"horizon": "4"}, {}),
-    "duopoly": ("exact", {"horizon": "4"}, {}),
-    "cart_pole": ("sac", {"horizon": "4"}, LITTLE),
-    "pendulum": ("sac", {"horizon": "4"}, LITTLE),
+    "lqr": ("exact", {"horizon": "2"}, {}),
+    "building": ("exact", {"horizon": "2"}, {}),
+    "duopoly": ("exact", {"horizon": "2"}, {}),
+    "cart_pole": ("sac", {"horizon": "2"}, LITTLE),
+    "pendulum": ("sac", {"horizon": "2"}, LITTLE),
 }
 
 
