@@ -25,7 +25,7 @@ LONGEST = 120  # pictures in a film; of longer episodes only every n-th step is 
 PAUSE = 10  # pictures that an episode's end is shown for
 SECOND = 10  # pictures
 SIZE, DOTS = (7.2, 4.2), 80  # inches, dots in each
-COLOURS = 96
+COLOURS = 256
 
 Show = Callable[[int, int, str], None]  # told how many pictures are done, of how many
 
