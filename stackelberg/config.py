@@ -52,6 +52,8 @@ class TrainConfig:
     """First trust region: KL in nats by which a leader step moves its policy or design."""
     max_radius: float = 0.3
     """Largest trust region."""
+    min_radius: float = 1e-6
+    """Smallest trust region: with noisy gradients, say of followers that learn, 1e-3 or more."""
     checkpoint_every: int = 25
     """Outer iterations between checkpoints."""
     evaluation_episodes: int = 200
@@ -64,10 +66,11 @@ class TrainConfig:
                 continue
             if type(value) is not int or value < 1:
                 raise InputError(f"{field.name}: an integer >= 1", f"{value!r}", "give a count")
-        if not 0 < self.radius <= self.max_radius < float("inf"):
+        if not 0 < self.min_radius <= self.radius <= self.max_radius < float("inf"):
             raise InputError(
-                "0 < radius <= max_radius",
-                f"radius = {self.radius}, max_radius = {self.max_radius}",
+                "0 < min_radius <= radius <= max_radius",
+                f"min_radius = {self.min_radius}, radius = {self.radius}, "
+                f"max_radius = {self.max_radius}",
                 "the defaults suit most games",
             )
         if not 0 <= self.gae_lambda <= 1:

@@ -125,8 +125,14 @@ class Coordinator:
         self.label = known | (label or {})
         self.memory = memory_of(game, self.seeds, self.config.estimate_temperature)
         self._parameters = list(leader.parameters())
-        limits = self.config.radius, self.config.max_radius
-        self.region = TrustRegion(self._parameters, *limits, leader.rows, geometry_of(leader))
+        self.region = TrustRegion(
+            self._parameters,
+            self.config.radius,
+            self.config.max_radius,
+            leader.rows,
+            geometry_of(leader),
+            self.config.min_radius,
+        )
         self.iteration, self.seconds = 0, 0.0
         self.steps = {"leader": 0, "follower": 0}
         self.metrics: list[dict[str, Any]] = []

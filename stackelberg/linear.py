@@ -66,6 +66,7 @@ class LinearModel:
     follower_discount: float = 0.99
     temperature: float | Tensor = 0.1  # one or [M]
     follower_observes_action: bool = True
+    estimated: bool = False  # from samples, with their errors
 
     @property
     def states(self) -> int:
@@ -178,7 +179,8 @@ def best_response(
     would be best against the last value) to rounding, one attached evaluation. Where the leader
     pays its follower for going astray, so that costs are no longer convex, the Riccati equation may
     have a solution although returns have no bound: there value iteration starts from 0 and has to
-    stay convex in b, for `WARY` sweeps at least.
+    stay convex in b, for `WARY` sweeps at least; but not on a model that is estimated, whose errors
+    alone may promise a follower gains without end.
 
     Args:
         start: X [M, 1 + n, 1 + n] to begin with, where costs are convex.
@@ -197,7 +199,7 @@ def best_response(
         for sweep in range(SWEEPS):
             best = soft_response(still, moves, value)
             sound = sound & best.solved
-            if sweep % 8 == 0 and (sweep >= WARY or convex.all()):
+            if sweep % 8 == 0 and (sweep >= WARY or model.estimated or convex.all()):
                 loop = close(still, moves, best.answer)
                 near = _near(value) & _near(loop.system) & sound
                 stable = torch.zeros_like(solved)

@@ -187,6 +187,7 @@ class LinearMemory:
             "leader_cost": -leader,
             "follower_cost": -follower,
             "temperature": self.temperature,
+            "estimated": True,
         }
         true = self.game.matrices(commitment.design)
         if commitment.design is None:

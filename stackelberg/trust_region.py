@@ -81,6 +81,7 @@ class TrustRegion:
         radius: first radius in nats. limit: largest.
         rows: R, how many independent rows each parameter [M, R, ...] has; 1 if it has none.
         geometry: how far apart the leader's positions are.
+        smallest: radius.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class TrustRegion:
         limit: float,
         rows: int = 1,
         geometry: Geometry = CATEGORICAL,
+        smallest: float = SMALLEST,
     ) -> None:
-        self.rows, self.limit, self.geometry = rows, limit, geometry
+        self.rows, self.limit, self.smallest, self.geometry = rows, limit, smallest, geometry
         units = len(parameters[0]) * rows
         self.leaves = list(parameters)
         self.parameters = [p.detach().view(units, -1) for p in parameters]  # shares their memory
@@ -145,7 +147,7 @@ class TrustRegion:
             )
         agreement = inner(gradient, self.last)
         factor = torch.where(agreement > 0, GROW, torch.where(agreement < 0, SHRINK, 1.0))
-        self.radius = (self.radius * factor).clamp(SMALLEST, self.limit)
+        self.radius = (self.radius * factor).clamp(self.smallest, self.limit)
         return [torch.where((size > floor).unsqueeze(-1), g, 0.0) for g in gradient]
 
     @torch.no_grad()
