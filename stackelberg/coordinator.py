@@ -22,7 +22,7 @@ from stackelberg.access import (
 )
 from stackelberg.best_known import BestKnown
 from stackelberg.config import TrainConfig
-from stackelberg.critics import Memory, TabularMemory
+from stackelberg.critics import Foreseeing, Memory, TabularMemory
 from stackelberg.errors import InputError
 from stackelberg.estimators import Estimator, Evidence, estimator, exact_oracle
 from stackelberg.game import Game
@@ -43,7 +43,7 @@ from stackelberg.summary import (
     versions,
     warn_without_influence,
 )
-from stackelberg.trust_region import TrustRegion, geometry_of, norm
+from stackelberg.trust_region import SHRINK, TrustRegion, geometry_of, norm
 from stackelberg.types import (
     Commitment,
     Follower,
@@ -52,6 +52,8 @@ from stackelberg.types import (
     commit,
     everywhere,
 )
+
+RETREATS = 6  # how often a step is shortened that leads astray, before it is not made
 
 FOLLOWER, PLAY, EVALUATION, ESTIMATOR, PROBE = range(1, 6)  # what random numbers are for
 
@@ -221,7 +223,9 @@ class Coordinator:
         visits = evidence.critics.visitation if attached.design is None else torch.ones(1)
         if not self.game.tabular and len(self.leader.position(observed)[0]) < visits.shape[-1]:
             visits = (visits.unsqueeze(-1) * observed).sum(-2)  # of a table's rows, met one-hot
+        before = self.region.snapshot()
         self._advance(self.region, gradient, lambda: self.leader.position(observed), visits, floor)
+        self._stay_sound(before)
         self.steps["leader"] += seen.steps + probe.steps["leader"]
         self.steps["follower"] += steps_of(response) + probe.steps["follower"]
         row = {"iteration": self.iteration} | iteration_row(evidence, response, direct, indirect)
@@ -231,6 +235,16 @@ class Coordinator:
         elapsed = time.perf_counter() - began
         self.seconds += elapsed
         return row | {"seconds": elapsed}
+
+    def _stay_sound(self, before: list[Tensor]) -> None:
+        """Take steps back that lead where, by what was learned, no follower has a best response."""
+        if not isinstance(self.memory, Foreseeing):
+            return
+        for attempt in range(RETREATS):
+            astray = ~self.memory.foresees(self._commitment())
+            if not astray.any():
+                return
+            self.region.retreat(before, astray, 0.0 if attempt == RETREATS - 1 else SHRINK)
 
     def _gradients(
         self, by: Estimator, evidence: Evidence, attached: Commitment

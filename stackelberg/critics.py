@@ -2,7 +2,7 @@
 
 from copy import copy
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from gymnasium import spaces
@@ -45,6 +45,15 @@ class Memory(Protocol):
     def state(self) -> dict[str, Tensor]: ...
 
     def load(self, state: dict[str, Tensor]) -> None: ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A memory that tells where a leader had better not go."""
+
+    def foresees(self, commitment: Commitment) -> Tensor:
+        """By what was learned, has the follower a best response, and the leader a return? [M]"""
+        ...
 
 
 COUNTS = ("arrivals", "visits", "leader_reward", "follower_reward", "starts", "recent")

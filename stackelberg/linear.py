@@ -30,6 +30,7 @@ from stackelberg.errors import InputError
 from stackelberg.model import spread
 
 SWEEPS = 2000  # of value iteration until a follower has its system in hand
+WARY = 64  # sweeps at least where costs are not convex
 NEWTON = 30  # Newton steps on the Riccati equation after that
 EXACT = 1e-13  # relative change of the value at which they end
 NEGLIGIBLE = 1e-12  # share of a discounted bump that is left when the sum over time ends
@@ -174,10 +175,13 @@ def best_response(
     """The soft best response to M leaders, attached to model and policy.
 
     Value iteration until the follower has its system in hand, Newton steps (evaluations of what
-    would be best against the last value) to rounding, one attached evaluation.
+    would be best against the last value) to rounding, one attached evaluation. Where the leader
+    pays its follower for going astray, so that costs are no longer convex, the Riccati equation may
+    have a solution although returns have no bound: there value iteration starts from 0 and has to
+    stay convex in b, for `WARY` sweeps at least.
 
     Args:
-        start: X [M, 1 + n, 1 + n] to begin with.
+        start: X [M, 1 + n, 1 + n] to begin with, where costs are convex.
 
     Returns:
         The answers; where there is none `solved` is False, and all else is 0.
@@ -185,13 +189,17 @@ def best_response(
     with torch.no_grad():
         still, moves = model.detach(), policy.detach()
         shape = len(policy.gain), model.states + 1, model.states + 1
-        value = torch.zeros(shape, dtype=policy.gain.dtype) if start is None else start
-        solved = torch.zeros(shape[0], dtype=torch.bool)
+        convex = _convex(still, moves)
+        value = torch.zeros(shape, dtype=policy.gain.dtype)
+        if start is not None:
+            value = torch.where(convex.view(-1, 1, 1), start, value)
+        solved, sound = torch.zeros_like(convex), torch.ones_like(convex)
         for sweep in range(SWEEPS):
             best = soft_response(still, moves, value)
-            if sweep % 8 == 0:
+            sound = sound & best.solved
+            if sweep % 8 == 0 and (sweep >= WARY or convex.all()):
                 loop = close(still, moves, best.answer)
-                near = _near(value) & _near(loop.system) & best.solved
+                near = _near(value) & _near(loop.system) & sound
                 stable = torch.zeros_like(solved)
                 if near.any():
                     held = radius(Loop(*(part[near] for part in loop)))
@@ -210,6 +218,15 @@ def best_response(
                 break
         answer = _kept(best, solved).answer
     return _kept(soft_response(model, policy, _evaluated(model, policy, answer)), solved)
+
+
+def _convex(model: LinearModel, policy: LinearPolicy) -> Tensor:
+    """Is the follower's cost positive semidefinite in s and b, the leader in place? [M]."""
+    eye = torch.eye(model.states + 1, dtype=policy.gain.dtype).expand(len(policy.gain), -1, -1)
+    span = _stacked(torch.cat([eye, policy.gain], 1), model.follower_actions)
+    cost = (span.mT @ model.follower_cost @ span)[:, 1:, 1:]
+    lowest = torch.linalg.eigvalsh((cost + cost.mT) / 2)
+    return lowest[:, 0] >= -1e-9 * lowest[:, -1].abs()
 
 
 def _kept(best: LinearBest, solved: Tensor) -> LinearBest:

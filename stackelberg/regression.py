@@ -211,6 +211,12 @@ class LinearMemory:
         }
 
     @torch.no_grad()
+    def foresees(self, commitment: Commitment) -> Tensor:
+        """Where the learned game has a best response and the leader a finite return, [M]."""
+        policy = linear.linear_policy(len(commitment.policy), self.states, commitment.box)
+        return torch.isfinite(linear.objective(self.model(commitment), policy))
+
+    @torch.no_grad()
     def critics(
         self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories
     ) -> LinearCritics:

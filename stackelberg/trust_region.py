@@ -198,6 +198,20 @@ class TrustRegion:
         for p, value in zip(self.parameters, values, strict=True):
             p.copy_(value)
 
+    @torch.no_grad()
+    def retreat(self, origin: Sequence[Tensor], which: Tensor, share: float = SHRINK) -> None:
+        """Go back on the last step, all but a share of it; the radius shrinks as much.
+
+        Args:
+            origin: the parameters by unit before the step. which: leaders [M] bool.
+        """
+        kept = torch.where(which.repeat_interleave(self.rows), share, 1.0)
+        self.place(
+            [q + scale(p - q, kept.to(p)) for p, q in zip(self.parameters, origin, strict=True)]
+        )
+        self.last = [scale(step, kept) for step in self.last]
+        self.radius = (self.radius * kept).clamp(min=SMALLEST)
+
     def state(self) -> dict[str, Tensor]:
         return {"radius": self.radius} | {f"last.{i}": step for i, step in enumerate(self.last)}
 

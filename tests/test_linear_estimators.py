@@ -35,7 +35,8 @@ def scores(found, exact):
 @pytest.mark.parametrize("name", ["sampled-trace", "bc-hg"])
 def test_unbiased_with_true_critics(kind, name):
     """200 batches of whole episodes: mean within four standard errors on every coordinate."""
-    sample = sampled(GAMES[kind](seed=20, noise=1.0, horizon=30), 200, 6, 30)
+    noise = 1.0 if name == "bc-hg" else 0.3  # scores carry its inverse
+    sample = sampled(GAMES[kind](seed=20, noise=noise, horizon=30), 200, 6, 30)
     exact = sample.exact()
     direct, indirect = estimates(sample, name, true=True)
     assert scores(direct + indirect, exact).max() < 4

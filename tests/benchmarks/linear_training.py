@@ -78,7 +78,7 @@ def said(label: str, name: EstimatorName, found: dict[str, Any]) -> str:
     """One estimator's results, all seeds."""
     values, steps = found["values"], found["steps"]
     lines = [f"{label}, {name} ({found['seconds']:.0f} s):"]
-    for look in [x for x in LOOKS[label] if x <= steps[-1]]:
+    for look in [*(x for x in LOOKS[label] if x < steps[-1]), int(steps[-1])]:
         now = values[np.searchsorted(steps, look, side="right") - 1]
         lines.append(f"  after {look:,} steps: {' '.join(f'{v:.4g}' for v in sorted(now))}")
     if label == "building":
