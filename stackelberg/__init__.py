@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stackelberg.evaluation_result import EvaluationResult
     from stackelberg.frozen import SavedLeader, load_leader
     from stackelberg.game import Budget, Game
+    from stackelberg.grid import Grid
     from stackelberg.parallel import from_parallel_env
     from stackelberg.search import Solution, solve
 
@@ -24,6 +25,7 @@ _WHERE = {
     "EvaluationResult": "evaluation_result",
     "Finding": "check",
     "Game": "game",
+    "Grid": "grid",
     "InputError": "errors",
     "Result": "coordinator",
     "SavedLeader": "frozen",
@@ -44,6 +46,7 @@ __all__ = [
     "EvaluationResult",
     "Finding",
     "Game",
+    "Grid",
     "InputError",
     "Result",
     "SavedLeader",

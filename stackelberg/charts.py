@@ -22,6 +22,7 @@ class Group:
     label: str
     metrics: Sequence[Sequence[Mapping[str, Any]]]  # rows of each run, equally many
     optimum: float | None = None
+    known_as: str = "best known"  # or optimum, where it is the game's own
 
     def column(self, name: str) -> np.ndarray | None:
         """A metric by iteration and seed [T, N], NaN where it was not finite; None if unknown."""
@@ -91,9 +92,11 @@ def _learning(groups: Sequence[Group]) -> Chart:
     curves = _curves(groups, {name: ""})
     if len(groups) == 1:
         curves += _curves(groups, beside, first=1, shown=False)
-    optima = {group.label: group.optimum for group in groups if group.optimum is not None}
-    one = len(set(optima.values())) == 1
-    lines = {"best known" if one else f"best known, {who}": v for who, v in optima.items()}
+    known = [(group, group.optimum) for group in groups if group.optimum is not None]
+    if len({value for _, value in known}) == 1:
+        lines = {known[0][0].known_as: known[0][1]}
+    else:
+        lines = {f"{group.known_as}, {group.label}": value for group, value in known}
     axis = "discounted return" + (", exact" if exact else " of sampled episodes")
     return Chart("learning_curves", "Leader's return", axis, curves, lines)
 

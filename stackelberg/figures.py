@@ -291,7 +291,13 @@ def _commitment_panels(commitment: Commitment) -> list[Panel]:
         _draw_bars(axes, gain.T, "action")
         axes.set(xlabel="0: constant, then the state's numbers")
 
-    return [Panel("Leader's gains", "What the leader's mean action is linear in.", draw_gain)]
+    return [
+        Panel(
+            "Leader's gains",
+            "What the constant and the state's numbers weigh in the leader's mean action.",
+            draw_gain,
+        )
+    ]
 
 
 def _map_of(game: Game, values: np.ndarray) -> Callable[[Any], None]:

@@ -30,6 +30,7 @@ from stackelberg.run_directory import (
 from stackelberg.summary import half_widths
 
 PAGE = "report.html"
+PLOTLY = "plotly-basic.min.js"  # npm's plotly.js-basic-dist-min 4.1.1 as it is, under its licence
 FILM = "Before and after training"
 PLAY = "play.gif"  # below figures/, where a run's episodes are shown from
 DERIVED = ("game_model", "leader_model", "follower_settings")  # what settings come to
@@ -229,7 +230,7 @@ def grouped(runs: Sequence[Run]) -> list[tuple[Group, list[Run]]]:
             f"{name} ({group[0].path.name})" for name, group in zip(labels, many, strict=True)
         ]
     return [
-        (Group(label, [run.metrics for run in group], _best_known(group)), group)
+        (Group(label, [run.metrics for run in group], *_best_known(group)), group)
         for label, group in zip(labels, many, strict=True)
     ]
 
@@ -253,9 +254,13 @@ def _seeds(runs: Sequence[Run]) -> str:
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of {len(seeds)} seeds"
 
 
-def _best_known(runs: Sequence[Run]) -> float | None:
-    known = [run.summary["optimum"] for run in runs if run.summary is not None]
-    return max((value for value in known if value is not None), default=None)
+def _best_known(runs: Sequence[Run]) -> tuple[float | None, str]:
+    """The highest optimum that the runs have been measured by, and what it is called."""
+    known = [run.summary for run in runs if run.summary and run.summary["optimum"] is not None]
+    best = max(known, key=lambda summary: summary["optimum"], default=None)
+    if best is None:
+        return None, "best known"
+    return best["optimum"], "optimum" if best["optimum_source"] == "game" else "best known"
 
 
 # ---------------------------------------------------------------- pictures
@@ -318,7 +323,7 @@ def _story(runs: Sequence[Run], groups: Sequence[tuple[Group, list[Run]]]) -> di
         "commands": [run.command for run in runs if run.command is not None],
         "from_python": any(run.command is None for run in runs),
         "versions": next((run.summary["versions"] for run in runs if run.summary), None),
-        "script": resources.files("stackelberg").joinpath("assets/plotly-basic.min.js").read_text(),
+        "script": resources.files("stackelberg").joinpath("assets", PLOTLY).read_text(),
     }
 
 
@@ -359,6 +364,7 @@ def _outcome(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
         "seeds": len(rows),
         "exact": exact,
         "optimum": group.optimum,
+        "known_as": group.known_as,
         "status": ", ".join(dict.fromkeys(run.status for run in runs if run.status)),
         "seconds": float(np.mean([row["seconds"] for row in rows])),
     }

@@ -183,7 +183,7 @@ def test_runs_that_differ_in_seeds_are_one_curve_with_its_interval(runs):
     assert high["y"] == pytest.approx(values.mean(0) + half)
     assert mean["steps"] == metrics("toy0", "leader_steps")
     drawn = {one.get("name"): one for one in page.charts()["learning_curves"]["data"]}
-    line = drawn["best known"]
+    line = drawn["optimum"]
     assert line["y"] == pytest.approx([discrete_toy.OPTIMA[1.0]] * 2)
 
 
