@@ -270,7 +270,7 @@ def test_solve_in_json(capsys):
 def test_a_design_is_listed_by_what_is_in_it():
     assert cli._listed([0.2, 1e-9, 0.05, 0.0]) == ["[0] 0.2", "[2] 0.05", "2 others below 0.0002"]
     assert cli._listed([0.0, 0.0]) == ["[0] 0", "[1] 0"]
-    assert cli._listed([[0.25, 0.75]]) == ["0.2500 0.7500"]
+    assert cli._listed([[0.25, 0.75]]) == ["0.25 0.75"]
 
 
 def test_solve_in_words_keeps_its_progress_off_stdout(capsys):

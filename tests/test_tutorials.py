@@ -38,6 +38,15 @@ def test_the_second_tutorial_runs(tmp_path):
     assert "optimum" in drawn("02_designing_incentives", tmp_path)
 
 
+def test_the_fourth_tutorial_shows_what_it_says(tmp_path):
+    said = drawn("04_continuous_games", tmp_path)
+    ours = float(re.search(r"expected-trace +regret ([\d.]+)", said)[1])
+    naive = float(re.search(r"naive +regret ([\d.]+)", said)[1])
+    learned = [float(x) for x in re.search(r"SAC +regret ([\d.]+), at .* ([\d.]+)", said).groups()]
+    assert ours < 0.1 * naive
+    assert learned[0] < 0.5 * learned[1]
+
+
 def test_the_third_tutorial_runs():
     assert "optimum 4.75" in run(ROOT / "tutorials" / "03_somebody_elses_game.py", "--quick")
 

@@ -68,9 +68,9 @@ print(f"optimum {best.value:.3f}: price {constant:.2f} {gain:+.2f} temperature, 
 
 # %% [markdown]
 # ## Training from play
-# Nothing of the oracles goes into training. The leader regresses dynamics and rewards on what it has
-# seen, and foresees the follower on that. `naive` takes the follower as it is; it leaves prices as
-# they are, since with the load held fixed they only cost.
+# Nothing of the oracles goes into training. The leader regresses dynamics and rewards on the play
+# that it has seen, and foresees the follower on that. `naive` takes the follower's rule as it is: a
+# higher price means less power at once, but not a household that heats ahead of it.
 
 # %%
 seeds, curves = range(5), {}
@@ -89,11 +89,13 @@ for estimator in ("expected-trace", "naive"):
 # rewards. Its answer is not quite the best response, and neither is the leader's.
 
 # %%
-black_box = SACFollower(LearningConfig(first_steps=32_768, later_steps=4_096))
+black_box = SACFollower(LearningConfig(first_steps=16_384, later_steps=2_048))
 leader = default_leader(game, (0,))
-config = TrainConfig(iterations=12, streams=10, steps=20, access="trajectories", radius=0.01)
+config = TrainConfig(iterations=8, streams=10, steps=20, access="trajectories", radius=0.1)
 result = Coordinator(game, leader, black_box, config, seeds=(0,)).run()
-print(f"against SAC    regret {best.value - result.summary['leader_return']['exact']:.3f}")
+reached = result.summary["leader_return"]["exact"]
+start = curves["naive"][0].mean()
+print(f"against SAC    regret {best.value - reached:.3f}, at the start {best.value - start:.3f}")
 
 # %% [markdown]
 # ## Look at it

@@ -1,11 +1,11 @@
-"""Guided cart-pole and pendulum against followers that learn: the hypergradient and naive leaders.
+"""Guided cart-pole and pendulum against followers that learn: hypergradient and naive leaders.
 
-Run: python tests/benchmarks/guided.py [--iterations N] [--seeds K] [--jobs J] [--out DIR] [GAME ...]
+Run: python tests/benchmarks/guided.py [--iterations N] [--seeds K] [--jobs J] [--out DIR] [GAME]
 
 Each leader is an MLP Gaussian that moves the wind at every step; its follower is Tianshou's SAC, a
 black box at access `trajectories`. Reported is what the last leader is paid by its follower's last
-answer, discounted, mean of the seeds with a 95 % interval; none is left out. There is no exact value
-to compare with.
+answer, discounted: the mean of the seeds with a 95 % interval, none left out. There is no exact
+value to compare with.
 """
 
 import argparse
