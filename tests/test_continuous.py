@@ -22,7 +22,7 @@ from stackelberg.coordinator import memory_of
 from stackelberg.critics import Memory
 from stackelberg.errors import InputError
 from stackelberg.estimators import Evidence, estimator
-from stackelberg.estimators.box import BOX
+from stackelberg.estimators.box import BOX, agreement
 from stackelberg.estimators.forms import quieter
 from stackelberg.game import Game, Step
 from stackelberg.rollout import play
@@ -463,3 +463,17 @@ def test_a_discrete_leader_of_a_box_follower_runs_and_spsa_too(fast):
         game = PullChoice()
         result = Coordinator(game, leader, PullFollower(leader), config, seeds=(0, 1)).run()
         assert all(math.isfinite(x) for x in result.metrics[-1]["leader_estimate"])
+
+
+def test_agreement_is_the_share_that_is_signal():
+    """Of gradients 1 + noise in 100 dimensions and 50 streams."""
+    generator = torch.Generator().manual_seed(0)
+    theta = torch.zeros(3, 100, dtype=torch.float64, requires_grad=True)
+    noise = torch.randn(3, 50, 100, generator=generator, dtype=torch.float64)
+    size = torch.tensor([0.0, 5.0, 1e6]).view(3, 1, 1)
+    streams = ((1 + size * noise) * theta.unsqueeze(1)).sum(-1)
+    share = agreement(streams, [theta])
+    assert share[0] == 1.0
+    assert share[1].item() == pytest.approx(1 / (1 + 25 / 50), abs=0.15)
+    assert share[2] < 0.3
+    assert (agreement(streams[:, :1], [theta]) == 1.0).all()

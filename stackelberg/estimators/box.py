@@ -24,6 +24,7 @@ linear in W, and so in the signals: the trace is what they weigh, and no vector 
 forms cost the same here, whatever the dimension (`stackelberg.estimators.forms`).
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -34,11 +35,15 @@ from stackelberg.continuous import SETTINGS, BoxCritics
 from stackelberg.estimators.evidence import Estimator, Evidence
 from stackelberg.estimators.zeroth_order import es, spsa
 from stackelberg.hypergradient import restarting_sum
+from stackelberg.trust_region import inner, norm
 from stackelberg.types import Commitment
 
 
 def expected_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     """Backward form, c_k = d_k e-bar(s_k); the default.
+
+    The indirect term, divided by beta, is the noisier one by far where followers learn. It counts
+    by the share that two halves of the streams agree on, see `agreement`.
 
     Exact when: critics are true and features tell states apart. Source: this project,
     `stackelberg.backward`.
@@ -47,7 +52,11 @@ def expected_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, 
         InputError: for a design in a game that tells neither `reenact` nor `log_transition`.
     """
     critics = _critics(evidence)
-    return _surrogates(evidence, commitment, critics.trace[:, : critics.here.inputs.shape[1]])
+    trace, streams = critics.trace[:, : critics.here.inputs.shape[1]], evidence.trajectories.time
+    direct, indirect = _surrogates(evidence, commitment, trace)
+    halves = indirect.unflatten(1, streams.shape[1:]).sum(-1)
+    share = agreement(halves, list(evidence.leader.parameters()))
+    return direct.sum(-1), share * indirect.sum(-1)
 
 
 def gradient_critic(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
@@ -66,7 +75,8 @@ def gradient_critic(evidence: Evidence, commitment: Commitment) -> tuple[Tensor,
     size = SETTINGS.ridge * here.square().mean((1, 2)) * taken
     system.diagonal(dim1=1, dim2=2).add_(size.unsqueeze(-1))
     trace = here @ torch.linalg.solve(system.mT, critics.drive.unsqueeze(-1))
-    return _surrogates(evidence, commitment, trace.squeeze(-1) * critics.here.active[0])
+    trace = trace.squeeze(-1) * critics.here.active[0]
+    return _summed(_surrogates(evidence, commitment, trace))
 
 
 def sampled_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
@@ -84,16 +94,48 @@ def sampled_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, T
         weight = game.leader_discount ** seen.time.double() * benefit.view_as(seen.time)
         total = restarting_sum(weight, seen.time, game.follower_discount) - weight
     share = critics.here.active[0] / seen.episodes.unsqueeze(-1)
-    return _surrogates(evidence, commitment, share * total.flatten(1), benefit)
+    return _summed(_surrogates(evidence, commitment, share * total.flatten(1), benefit))
 
 
 def naive(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     """The leader's own policy gradient: the follower is taken as fixed, the indirect term is 0."""
-    direct, indirect = expected_trace(evidence, commitment)
+    critics = _critics(evidence)
+    trace = critics.trace[:, : critics.here.inputs.shape[1]]
+    direct, indirect = _summed(_surrogates(evidence, commitment, trace))
     return direct, torch.zeros_like(indirect)
 
 
 # ---------------------------------------------------------------- surrogates
+
+
+def _summed(steps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """[M] each, of surrogates of every step."""
+    return steps[0].sum(-1), steps[1].sum(-1)
+
+
+def agreement(surrogates: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """The share [M] of a gradient that two halves of the streams agree on, in [0, 1].
+
+        max(0, <g_1, g_2>) / (|g_1 + g_2| / 2)^2
+
+    with g_1 and g_2 of every other stream: of independent ones the product is, in the mean, the
+    square of what both estimate. It is 1 where there is a single stream. An error that all streams
+    have in common, as of the critics, is not told from signal.
+
+    Args:
+        surrogates: [M, N], attached to the parameters [M, ...].
+    """
+    if surrogates.shape[1] < 2 or not surrogates.requires_grad:
+        return torch.ones(len(surrogates), dtype=surrogates.dtype)
+    found = []
+    for half in (surrogates[:, ::2], surrogates[:, 1::2]):
+        gradient = torch.autograd.grad(
+            half.mean(1).sum(), parameters, retain_graph=True, materialize_grads=True
+        )
+        found.append([g.to(torch.float64) for g in gradient])
+    common = inner(*found)
+    whole = norm([(a + b) / 2 for a, b in zip(*found, strict=True)]).square()
+    return (common / torch.where(whole > 0, whole, 1.0)).clamp(0.0, 1.0)
 
 
 def _critics(evidence: Evidence) -> BoxCritics:
@@ -103,7 +145,7 @@ def _critics(evidence: Evidence) -> BoxCritics:
 def _surrogates(
     evidence: Evidence, commitment: Commitment, trace: Tensor, benefit: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Direct and indirect [M] with the trace c_k [M, N T].
+    """Direct and indirect of every step [M, N T], with the trace c_k [M, N T].
 
     Args:
         benefit: of a design, delta_k [M, N T] as sampled, in place of the expected worth.
@@ -113,17 +155,17 @@ def _surrogates(
     if commitment.design is not None:
         worth = critics.worth if benefit is None else visits * benefit
         leader, follower = _signals(evidence, commitment.design)
-        return (visits * leader).sum(-1), ((trace + worth) * follower).sum(-1) / beta
+        return visits * leader, (trace + worth) * follower / beta
     memory = critics.memory
     action, chance = memory.moves(commitment, critics.here)
     found = critics.grid(action)
     direct = visits * (chance * found.value[0]).sum(-1)
     if memory.sees:
-        return direct.sum(-1), (trace * (chance * found.value[1]).sum(-1)).sum(-1) / beta
+        return direct, trace * (chance * found.value[1]).sum(-1) / beta
     worth = (visits[..., None, None] * memory.benefit(found, chance)).detach()
     weight = found.odds.detach() * (trace[..., None, None] + worth)
-    moved = (weight * chance.unsqueeze(-1) * found.action_value[1]).sum((-3, -2, -1))
-    return direct.sum(-1), moved / beta
+    moved = (weight * chance.unsqueeze(-1) * found.action_value[1]).sum((-2, -1))
+    return direct, moved / beta
 
 
 def _signals(evidence: Evidence, design: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 Run: python tests/benchmarks/guided.py [--iterations N] [--seeds K] [--jobs J] [--out DIR] [GAME]
 
-Each leader is an MLP Gaussian that moves the wind at every step; its follower is Tianshou's SAC, at
-access `value`. Reported is what the last leader is paid by its follower's last
+Each leader is an MLP Gaussian that moves the wind at every step; its follower is Tianshou's SAC, a
+black box at access `trajectories`. Reported is what the last leader is paid by its follower's last
 answer, discounted: the mean of the seeds with a 95 % interval, none left out. There is no exact
 value to compare with.
 """
@@ -45,7 +45,7 @@ def trained(game: str, estimator: Any, seed: int, iterations: int, out: str | No
         iterations=iterations,
         streams=8,
         estimator=estimator,
-        access="value",
+        access="trajectories",
         radius=0.01,
         min_radius=0.003,
         max_radius=0.03,
@@ -67,7 +67,7 @@ def interval(values: np.ndarray) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("games", nargs="*", default=[*GAMES])
-    parser.add_argument("--iterations", type=int, default=24)
+    parser.add_argument("--iterations", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out")
