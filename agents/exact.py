@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from stackelberg import exact, linear
 from stackelberg.errors import InputError
 from stackelberg.game import Game
-from stackelberg.oracle import require_oracle
 from stackelberg.types import Commitment, LinearResponse, TabularResponse
 
 
@@ -46,7 +46,13 @@ class ExactFollower:
 
     def check(self, game: Game) -> None:
         """Raise InputError unless it can play this game."""
-        require_oracle(game)
+        if not (game.tabular or game.linear):
+            other = "sac" if isinstance(game.follower_space, spaces.Box) else "soft-q"
+            raise InputError(
+                "a tabular game, or a linear-quadratic one, for the follower exact",
+                f"'{game.name}', which shows neither tables nor matrices",
+                f"use another follower, for example {other}",
+            )
 
     @torch.no_grad()
     def best_respond(
@@ -58,6 +64,7 @@ class ExactFollower:
             InputError: if the game has neither tables nor matrices; in a linear-quadratic game, if
                 a leader is not linear-Gaussian, or leaves its follower no best response.
         """
+        self.check(game)
         return self._linear(game, commitment) if game.linear else self._tabular(game, commitment)
 
     def _tabular(self, game: Game, commitment: Commitment) -> TabularResponse:

@@ -509,6 +509,9 @@ def _known(found: dict[str, Any]) -> str:
     return words and f"{words} {found['optimum']:.6g}"
 
 
+NEAR = 0.05  # of its return, by which a follower may fall short unmentioned
+
+
 def _sentence(summary: dict[str, Any], out: Path) -> str:
     leader, regret = summary["leader_return"], summary["regret"]
     known = "" if regret is None else f", {_known(summary)}, regret {regret:.2g}"
@@ -517,7 +520,11 @@ def _sentence(summary: dict[str, Any], out: Path) -> str:
     exact = "" if leader["exact"] is None else f"exact {leader['exact']:.6g}"
     beside = f"{exact}{known}".removeprefix(", ")
     beside = beside and f" ({beside})"
-    return f"leader return {leader['mean']:.6g}{spread}{beside}; written to {out}"
+    gap = summary["follower_gap"]
+    short = ""
+    if isinstance(gap, float) and gap > NEAR * max(1.0, abs(summary["follower_return"]["mean"])):
+        short = f"; the follower falls {gap:.2g} short of its best response"
+    return f"leader return {leader['mean']:.6g}{spread}{beside}{short}; written to {out}"
 
 
 Command = (

@@ -119,6 +119,8 @@ class Coordinator:
         self._estimator = estimator(self.config.estimator, game)
         self._advance = optimiser(self.config.optimiser, geometry_of(leader))
         self._commitment()  # the leader fits the game, or this says why not
+        if hasattr(follower, "check"):  # a follower may say which games it plays
+            follower.check(game)
         if hasattr(follower, "sample"):  # it is its own response; others are looked at when made
             check_shows(follower, self.config.access)
         known = {"game": game.name, "game_options": None, "follower": follower.name}

@@ -24,6 +24,7 @@ from stackelberg.game import Game
 from stackelberg.linear import LinearModel
 from stackelberg.model import TabularModel
 from stackelberg.oracle import require_oracle, rows_of
+from stackelberg.process import single_thread
 from stackelberg.trust_region import TrustRegion, geometry_of, scale
 from stackelberg.types import Commitment, Leader, commit, everywhere
 
@@ -242,6 +243,7 @@ def climb(
     place(leader, best.parameters)
 
 
+@single_thread()
 def solve(
     game: Game,
     leader: Leader,
