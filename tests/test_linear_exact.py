@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -146,6 +147,46 @@ def test_training_along_the_exact_hypergradient_and_what_it_says(tmp_path):
     kept = store.best(game)
     assert kept.value == pytest.approx(max(exact), rel=1e-12)
     assert kept.parameters.shape == (1, 3)
+
+
+def test_training_stays_where_a_best_response_is_foreseen():
+    """The leader wants s^2, which the follower pays for, and pays the follower a b to go astray.
+
+    The more it pays, the more it gains, until the follower would gain without end.
+    """
+    ours, theirs = np.diag([0.0, -1.0, 0.0, 0.0]), np.diag([0.0, 1.0, 0.0, 0.5])
+    theirs[2, 3] = theirs[3, 2] = 0.5
+    game = LinearGame(
+        [[0.0, 0.9, 0.0, 0.5]],
+        ours,
+        theirs,
+        noise=[[0.04]],
+        initial_covariance=[[1.0]],
+        leader_discount=0.9,
+        follower_discount=0.9,
+    )
+    leader = default_leader(game, SEEDS)
+    settings = {"streams": 4, "steps": 25, "radius": 0.1, "evaluation_episodes": 2}
+    config = TrainConfig(iterations=15, **settings)
+    result = Coordinator(game, leader, ExactFollower(), config, seeds=SEEDS).run()
+    values = torch.tensor([row["leader_objective"] for row in result.metrics])
+    assert values.isfinite().all()
+    reached = torch.tensor(result.summary["leader_return"]["exact"])
+    assert (reached > 1.2 * values[5]).all()  # it does go on
+    with torch.no_grad():
+        leader.gains[:, 0, 1] -= 0.2
+    assert not oracle(game, commit(game, leader)).best.solved.any()
+
+
+def test_errors_of_what_was_learned_hold_no_leader():
+    """Of 30 steps in a market, many learn one in which the follower can gain without end."""
+    game, seeds = duopoly.game(), range(16)
+    leader = default_leader(game, seeds)
+    config = TrainConfig(iterations=2, streams=1, steps=30, evaluation_episodes=2)
+    coordinator = Coordinator(game, leader, ExactFollower(), config, seeds=seeds)
+    coordinator.run()
+    assert not coordinator._foreseen().all()
+    assert (leader.gains != 0).any(-1).all()
 
 
 def test_training_with_a_follower_that_stops_short_tells_its_gap():
