@@ -133,7 +133,8 @@ class LinearGame(_Linear):
         bump: [r, K]; there is none unless given. height: of it.
         limit: the mean of s' is clipped to [-limit, limit], which oracles do not know; not unless
             given.
-        leader_space, follower_space: Boxes of shapes (k,) and (m,); unbounded unless given.
+        leader_space, follower_space: Boxes of shapes (k,) and (m,); unbounded unless given. Neither
+            steps, nor oracles, nor linear leaders keep to bounds.
         affine: has the default leader's rule a constant? leader_std: > 0, of the default leader.
         settings: see `stackelberg.game.Game`.
 
