@@ -58,6 +58,7 @@ class ExactFollower:
             InputError: if the game has neither tables nor matrices; in a linear-quadratic game, if
                 a leader is not linear-Gaussian, or leaves its follower no best response.
         """
+        self.check(game)
         return self._linear(game, commitment) if game.linear else self._tabular(game, commitment)
 
     def _tabular(self, game: Game, commitment: Commitment) -> TabularResponse:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents import ExactFollower, MLPGaussian, default_leader
 from agents.leaders import spread_leader
-from games import building, duopoly, lqr
+from games import building, duopoly, lqr, pendulum
 from games.linear import LinearGame
 from stackelberg import Coordinator, TrainConfig, cli, linear
 from stackelberg.best_known import BestKnown
@@ -85,6 +85,12 @@ def test_a_leader_without_a_best_response_is_named():
         leader.gains[1, 0, 1] = 0.8
     with pytest.raises(InputError, match=r"best response; got none against leader 1 of 0 to 2.*;"):
         response_to(ExactFollower(), game, leader)
+
+
+def test_a_game_of_no_known_form_has_no_exact_answer():
+    game = pendulum.game()
+    with pytest.raises(InputError, match=r"a tabular game, or a linear.*; got 'pendulum'.*; give"):
+        response_to(ExactFollower(), game, default_leader(game, SEEDS))
 
 
 def test_a_network_has_no_exact_answer():
