@@ -41,6 +41,7 @@ from stackelberg.summary import (
     iteration_row,
     plain,
     versions,
+    warn_of_divergence,
     warn_without_influence,
 )
 from stackelberg.trust_region import SHRINK, TrustRegion, geometry_of, norm
@@ -218,6 +219,8 @@ class Coordinator:
             gae_lambda=self.config.gae_lambda,
         )
         direct, indirect = self._gradients(self._estimator, evidence, attached)
+        if self.iteration == 0:
+            warn_of_divergence(evidence.critics.objective)
         if self.iteration == 0 and evidence.oracle is not None:
             exact_parts = self._gradients(exact_oracle, evidence, attached)
             true = [part for parts in exact_parts for part in parts]

@@ -184,6 +184,23 @@ def test_training_stays_where_a_best_response_is_foreseen():
     assert not oracle(game, commit(game, leader)).best.solved.any()
 
 
+def test_a_leader_whose_return_diverges_is_told():
+    """The follower looks ahead too little to care where s' = 1.2 s + (a + b) / 2 leads."""
+    ours, theirs = np.diag([0.0, 1.0, 0.2, 0.1]), np.diag([0.0, 0.5, 0.0, 1.0])
+    discounts = {"leader_discount": 0.95, "follower_discount": 0.3}
+    chance = {"noise": [[0.04]], "initial_covariance": [[1.0]]}
+    game = LinearGame([[0.0, 1.2, 0.5, 0.5]], ours, theirs, **chance | discounts)
+    leader = default_leader(game, (0, 1))
+    with torch.no_grad():
+        leader.gains[0, 0, 1] = -0.8
+    config = TrainConfig(iterations=1, streams=3, steps=20, evaluation_episodes=2)
+    with pytest.warns(UserWarning, match=r"returns of leader 1 of 0 to 1 diverge at the start"):
+        result = Coordinator(game, leader, ExactFollower(), config, seeds=(0, 1)).run()
+    exact = result.summary["leader_return"]["exact"]
+    assert np.isfinite(exact[0])
+    assert exact[1] == -np.inf
+
+
 def test_errors_of_what_was_learned_hold_no_leader():
     """Of 30 steps in a market, many learn one in which the follower can gain without end."""
     game, seeds = duopoly.game(), range(16)
