@@ -96,8 +96,8 @@ class ExactFollower:
             lost = torch.nonzero(~found.solved).flatten().tolist()
             raise InputError(
                 "leaders against which the follower has a best response",
-                f"none against leader {', '.join(map(str, lost))} of 0 to {count - 1}: whatever "
-                "the follower does, its cost is unbounded",
+                f"none against leader {', '.join(map(str, lost))} of 0 to {count - 1}: there the "
+                "follower's return, or the state whatever it does, has no bound",
                 "start from smaller gains, or take shorter steps (max_radius)",
             )
         self._value = value

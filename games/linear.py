@@ -134,8 +134,8 @@ class LinearGame(_Linear):
         limit: the mean of s' is clipped to [-limit, limit], which oracles do not know; not unless
             given.
         leader_space, follower_space: Boxes of shapes (k,) and (m,); unbounded unless given. Bounds
-            are for those who look for actions inside them, as the follower sac does; oracles and
-            linear leaders know none.
+            are for those who look for actions inside them, as the follower sac does: neither steps,
+            nor oracles, nor linear leaders keep to them.
         affine: has the default leader's rule a constant? leader_std: > 0, of the default leader.
         settings: see `stackelberg.game.Game`.
 

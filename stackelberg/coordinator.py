@@ -41,6 +41,7 @@ from stackelberg.summary import (
     iteration_row,
     plain,
     versions,
+    warn_of_divergence,
     warn_without_influence,
 )
 from stackelberg.trust_region import SHRINK, TrustRegion, geometry_of, norm
@@ -220,6 +221,8 @@ class Coordinator:
             gae_lambda=self.config.gae_lambda,
         )
         direct, indirect = self._gradients(self._estimator, evidence, attached)
+        if self.iteration == 0:
+            warn_of_divergence(evidence.critics.objective)
         if self.iteration == 0 and evidence.oracle is not None:
             exact_parts = self._gradients(exact_oracle, evidence, attached)
             true = [part for parts in exact_parts for part in parts]
@@ -231,9 +234,9 @@ class Coordinator:
         visits = evidence.critics.visitation if attached.design is None else torch.ones(1)
         if not self.game.tabular and len(self.leader.position(observed)[0]) < visits.shape[-1]:
             visits = (visits.unsqueeze(-1) * observed).sum(-2)  # of a table's rows, met one-hot
-        before = self.region.snapshot()
+        before, sound = self.region.snapshot(), self._foreseen()
         self._advance(self.region, gradient, lambda: self.leader.position(observed), visits, floor)
-        self._stay_sound(before)
+        self._stay_sound(before, sound)
         self.steps["leader"] += seen.steps + probe.steps["leader"]
         self.steps["follower"] += steps_of(response) + probe.steps["follower"]
         row = {"iteration": self.iteration} | iteration_row(evidence, response, direct, indirect)
@@ -244,12 +247,20 @@ class Coordinator:
         self.seconds += elapsed
         return row | {"seconds": elapsed}
 
-    def _stay_sound(self, before: list[Tensor]) -> None:
-        """Take steps back that lead where, by what was learned, no follower has a best response."""
-        if not isinstance(self.memory, Foreseeing):
-            return
+    def _foreseen(self) -> Tensor:
+        """Where, by what was learned, followers have a best response, [M]; nowhere if not told."""
+        if isinstance(self.memory, Foreseeing):
+            return self.memory.foresees(self._commitment())
+        return torch.zeros(self.leader.count, dtype=torch.bool)
+
+    def _stay_sound(self, before: list[Tensor], sound: Tensor) -> None:
+        """Take steps back that lead from where a best response is foreseen to where none is.
+
+        Where none was foreseen before the step either, what was learned is wrong: the follower has
+        just answered.
+        """
         for attempt in range(RETREATS):
-            astray = ~self.memory.foresees(self._commitment())
+            astray = sound & ~self._foreseen() if sound.any() else sound
             if not astray.any():
                 return
             self.region.retreat(before, astray, 0.0 if attempt == RETREATS - 1 else SHRINK)

@@ -33,6 +33,7 @@ SWEEPS = 2000  # of value iteration until a follower has its system in hand
 WARY = 64  # sweeps at least where costs are not convex
 NEWTON = 30  # Newton steps on the Riccati equation after that
 EXACT = 1e-13  # relative change of the value at which they end
+SETTLED = 1e-6  # relative change that they may end with
 NEGLIGIBLE = 1e-12  # share of a discounted bump that is left when the sum over time ends
 FAR = 1e60  # beyond which powers of a diverging system are not followed
 
@@ -66,7 +67,6 @@ class LinearModel:
     follower_discount: float = 0.99
     temperature: float | Tensor = 0.1  # one or [M]
     follower_observes_action: bool = True
-    estimated: bool = False  # from samples, with their errors
 
     @property
     def states(self) -> int:
@@ -163,8 +163,14 @@ def close(model: LinearModel, policy: LinearPolicy, answer: LinearAnswer) -> Loo
 
 
 def radius(loop: Loop) -> Tensor:
-    """Spectral radius of what becomes of s, [M]: discount^1/2 times it below 1 is stable."""
-    return torch.linalg.eigvals(loop.system.detach()[:, 1:, 1:]).abs().amax(-1)
+    """Spectral radius of what becomes of s, [M]: discount^1/2 times it below 1 is stable.
+
+    Infinite where it is beyond all numbers.
+    """
+    system = loop.system.detach()[:, 1:, 1:]
+    near = _near(system)
+    found = torch.linalg.eigvals(torch.where(near.view(-1, 1, 1), system, 0.0)).abs().amax(-1)
+    return torch.where(near, found, torch.inf)
 
 
 # ---------------------------------------------------------------- the follower
@@ -179,8 +185,8 @@ def best_response(
     would be best against the last value) to rounding, one attached evaluation. Where the leader
     pays its follower for going astray, so that costs are no longer convex, the Riccati equation may
     have a solution although returns have no bound: there value iteration starts from 0 and has to
-    stay convex in b, for `WARY` sweeps at least; but not on a model that is estimated, whose errors
-    alone may promise a follower gains without end.
+    stay convex in b, for `WARY` sweeps at least. Where there is no solution Newton steps do not
+    settle.
 
     Args:
         start: X [M, 1 + n, 1 + n] to begin with, where costs are convex.
@@ -199,14 +205,10 @@ def best_response(
         for sweep in range(SWEEPS):
             best = soft_response(still, moves, value)
             sound = sound & best.solved
-            if sweep % 8 == 0 and (sweep >= WARY or model.estimated or convex.all()):
+            if sweep % 8 == 0 and (sweep >= WARY or convex.all()):
                 loop = close(still, moves, best.answer)
                 near = _near(value) & _near(loop.system) & sound
-                stable = torch.zeros_like(solved)
-                if near.any():
-                    held = radius(Loop(*(part[near] for part in loop)))
-                    stable[near] = still.follower_discount**0.5 * held < 1
-                solved = stable
+                solved = near & (still.follower_discount**0.5 * radius(loop) < 1)
                 if (solved | ~near).all():
                     break
             value = best.state_value
@@ -216,8 +218,10 @@ def best_response(
             best = soft_response(still, moves, value)
             solved = solved & best.solved
             change = (value - before).abs().amax((1, 2))
-            if ((change <= EXACT * value.abs().amax((1, 2))) | ~solved).all():
+            size = value.abs().amax((1, 2))
+            if ((change <= EXACT * size) | ~solved).all():
                 break
+        solved = solved & (change <= SETTLED * size)  # else there is no solution to go to
         answer = _kept(best, solved).answer
     return _kept(soft_response(model, policy, _evaluated(model, policy, answer)), solved)
 
@@ -227,8 +231,9 @@ def _convex(model: LinearModel, policy: LinearPolicy) -> Tensor:
     eye = torch.eye(model.states + 1, dtype=policy.gain.dtype).expand(len(policy.gain), -1, -1)
     span = _stacked(torch.cat([eye, policy.gain], 1), model.follower_actions)
     cost = (span.mT @ model.follower_cost @ span)[:, 1:, 1:]
-    lowest = torch.linalg.eigvalsh((cost + cost.mT) / 2)
-    return lowest[:, 0] >= -1e-9 * lowest[:, -1].abs()
+    near = _near(cost)
+    values = torch.linalg.eigvalsh(torch.where(near.view(-1, 1, 1), (cost + cost.mT) / 2, 0.0))
+    return near & (values[:, 0] >= -1e-9 * values[:, -1].abs())
 
 
 def _kept(best: LinearBest, solved: Tensor) -> LinearBest:
@@ -245,8 +250,13 @@ def _near(matrices: Tensor) -> Tensor:
 
 
 def action_value(model: LinearModel, state_value: Tensor) -> Tensor:
-    """G of q_F(s,a,b) = -z' G z, [M, K, K], from X [M, 1 + n, 1 + n]."""
+    """G of q_F(s,a,b) = -z' G z, [M, K, K], from X [M, 1 + n, 1 + n].
+
+    What rounding makes of X beside its symmetric part would grow from sweep to sweep: it is left
+    out.
+    """
     step, discount = model.step, model.follower_discount
+    state_value = (state_value + state_value.mT) / 2
     noise = (state_value[..., 1:, 1:] * model.noise).sum((-2, -1))
     cost = model.follower_cost + discount * step.mT @ state_value @ step
     return cost + discount * _constant(noise, cost.shape[-1])

@@ -106,8 +106,8 @@ class LinearMemory:
     With z = (1, s, a, b), s' is regressed on z, and both rewards on the products of z. If the
     leader's is a bump, it is its logarithm that is quadratic: where it has never been paid less
     than 0, the form that leaves less of the variance unexplained is taken; a sum of the two is not
-    found. Nothing is forgotten but what the
-    follower did: it did so in answer to the leader of its time.
+    found. Nothing is forgotten but what the follower did: it did so in answer to the leader of its
+    time.
 
     A leader knows how its own design enters the game. What was seen under other designs is
     corrected by the known difference between them, so that it counts, too; a design's bump is its
@@ -187,7 +187,6 @@ class LinearMemory:
             "leader_cost": -leader,
             "follower_cost": -follower,
             "temperature": self.temperature,
-            "estimated": True,
         }
         true = self.game.matrices(commitment.design)
         if commitment.design is None:

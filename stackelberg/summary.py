@@ -157,6 +157,18 @@ def warn_without_influence(scale: Tensor, found: list[Tensor], true: list[Tensor
         )
 
 
+def warn_of_divergence(estimate: Tensor) -> None:
+    """Warn of leaders whose returns [M], as they estimate them, diverge: they have no gradient."""
+    lost = torch.nonzero(estimate.isneginf()).flatten().tolist()
+    if lost:
+        warnings.warn(
+            f"the returns of leader {', '.join(map(str, lost))} of 0 to {len(estimate) - 1} "
+            "diverge at the start, by what was seen, and it has no gradient to leave by: start "
+            "from other gains, or take a smaller leader_discount",
+            stacklevel=4,
+        )
+
+
 def evaluation_horizon(game: Game) -> int:
     """Steps until both players' discounted returns have settled to `NEGLIGIBLE` of their scale.
 

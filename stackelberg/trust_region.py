@@ -212,7 +212,7 @@ class TrustRegion:
             [q + scale(p - q, kept.to(p)) for p, q in zip(self.parameters, origin, strict=True)]
         )
         self.last = [scale(step, kept) for step in self.last]
-        self.radius = (self.radius * kept).clamp(min=SMALLEST)
+        self.radius = (self.radius * kept).clamp(min=self.smallest)
 
     def state(self) -> dict[str, Tensor]:
         return {"radius": self.radius} | {f"last.{i}": step for i, step in enumerate(self.last)}

@@ -23,7 +23,6 @@ from stackelberg.critics import Memory
 from stackelberg.errors import InputError
 from stackelberg.estimators import Evidence, estimator
 from stackelberg.estimators.box import BOX, agreement
-from stackelberg.estimators.forms import quieter
 from stackelberg.game import Game, Step
 from stackelberg.rollout import play
 from stackelberg.types import Commitment, commit
@@ -295,12 +294,6 @@ def test_box_games_have_this_memory_and_these_estimators():
     memory: Memory = memory_of(Pull(), (0,))
     assert isinstance(memory, BoxMemory)
     assert estimator("expected-trace", Aim()) is BOX["expected-trace"]
-
-
-def test_the_form_with_less_noise_is_chosen_as_it_costs():
-    noise = torch.tensor([3.0, 5.0]), torch.tensor([1.0, 1.0])
-    assert quieter(1, *noise) == "forward"
-    assert quieter(8, *noise) == "backward"
 
 
 def test_a_design_that_is_not_told_how_it_moves_steps_is_an_error():

@@ -150,6 +150,24 @@ def test_the_start_does_not_matter():
             torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-12)
 
 
+def test_many_sweeps_stay_where_they_have_arrived():
+    """What rounding leaves of X beside its symmetric part grows by 1.94 a sweep if it is kept."""
+    eye, cost = torch.eye(1, dtype=torch.float64), torch.full((3, 3), 0.2, dtype=torch.float64)
+    cost = cost + 0.7 * torch.eye(3, dtype=torch.float64)
+    model = LinearModel(
+        transition=torch.tensor([[0.5, 2.0, 1.0]], dtype=torch.float64),
+        noise=0.1 * eye,
+        initial_mean=eye[0],
+        initial_covariance=eye,
+        leader_cost=cost,
+        follower_cost=cost,
+        follower_discount=0.9,
+    )
+    nobody = linear.linear_policy(1, 1)
+    value = linear.sweep(model, nobody, torch.zeros(1, 2, 2, dtype=torch.float64), 1000)
+    torch.testing.assert_close(value, linear.best_response(model, nobody).state_value)
+
+
 # ---------------------------------------------------------------- returns
 
 
@@ -399,6 +417,64 @@ def test_a_follower_that_is_paid_to_run_away_has_no_best_response():
     assert not best.solved.any()
     assert not best.answer.gain.any()
     assert linear.objective(push(follower=1.0, cost=-5.0), pushing(0.5)).tolist() == [-torch.inf]
+
+
+def paying(transition: list[list[float]]) -> LinearModel:
+    """r_F = -|s|^2 - b^2 + a^2 / 2 in two dimensions: who is far away is paid, as the gain is."""
+    eye = torch.eye(2, dtype=torch.float64)
+    cost = torch.tensor([0.0, 1.0, 1.0, -0.5, 1.0], dtype=torch.float64).diag()
+    return LinearModel(
+        transition=torch.tensor(transition, dtype=torch.float64),
+        noise=0.1 * eye,
+        initial_mean=eye[0],
+        initial_covariance=eye,
+        leader_cost=cost.abs(),
+        follower_cost=cost,
+        leader_actions=1,
+        leader_discount=0.9,
+        follower_discount=0.9,
+        temperature=0.3,
+    )
+
+
+def test_a_follower_that_is_paid_to_go_astray_has_no_best_response(monkeypatch):
+    """Though the Riccati equation has a solution, the best of the answers that do not go astray."""
+    model = paying([[0.0, -0.6, 1.2, -0.2, 1.0], [0.0, -0.7, -0.1, -0.2, -1.1]])
+    gain = torch.tensor([[[0.0, -0.3, 1.0]], [[0.0, -0.3, 1.8]]], dtype=torch.float64)
+    policy = LinearPolicy(gain, torch.full((2, 1), 0.1, dtype=torch.float64))
+    nothing = torch.zeros(2, 3, 3, dtype=torch.float64)
+    short = linear.sweep(model, policy, nothing, 12)  # steps: in one more any sum can be gained
+    assert linear.soft_response(model, policy, short).solved.tolist() == [True, False]
+    with monkeypatch.context() as careless:
+        careless.setattr(linear, "WARY", 0)
+        solution = linear.best_response(model, policy).state_value
+    assert solution.abs().amax((1, 2)).all()
+    again = linear.soft_response(model, policy, solution)
+    torch.testing.assert_close(again.state_value, solution)
+    for start in (None, nothing, solution):
+        best = linear.best_response(model, policy, start)
+        assert best.solved.tolist() == [True, False]
+        torch.testing.assert_close(best.state_value[0], solution[0])
+
+
+def test_newton_steps_that_do_not_settle_find_nothing(monkeypatch):
+    """Returns without bound, and no solution either."""
+    model = paying([[0.0, -0.6, 1.1, 0.4, 0.2], [0.0, -0.4, 1.8, 1.7, 0.1]])
+    cost = torch.tensor([0.0, 1.0, 1.0, -1.0, 1.0], dtype=torch.float64).diag()
+    model = replace(model, follower_cost=cost)
+    gain = torch.tensor([[[0.0, 0.3, -1.6]]], dtype=torch.float64)
+    monkeypatch.setattr(linear, "WARY", 0)
+    best = linear.best_response(model, LinearPolicy(gain, torch.full((1, 1), 0.1).double()))
+    assert not best.solved.any()
+
+
+@pytest.mark.parametrize("gain", [1e160, 1e308, torch.inf, torch.nan])
+def test_leaders_beyond_all_numbers_have_no_best_response(gain):
+    gains = [[[0.0, gain, 0.0]], [[0.0, 0.0, gain]], [[0.0, -0.1, 0.0]]]
+    gains = torch.tensor(gains, dtype=torch.float64)
+    policy = LinearPolicy(gains, torch.full((3, 1), 0.1, dtype=torch.float64))
+    for model in (lqr.game().matrices(), lqr.game(width=None, leader_Q=torch.eye(2)).matrices()):
+        assert linear.objective(model, policy).isfinite().tolist() == [False, False, True]
 
 
 def test_an_answer_that_diverges_leaves_an_infinite_gap():

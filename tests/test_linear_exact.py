@@ -4,13 +4,14 @@ import json
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from agents import ExactFollower, MLPGaussian, default_leader
 from agents.leaders import spread_leader
-from games import building, duopoly, lqr
+from games import building, duopoly, lqr, pendulum
 from games.linear import LinearGame
 from stackelberg import Coordinator, TrainConfig, cli, linear
 from stackelberg.best_known import BestKnown
@@ -86,6 +87,12 @@ def test_a_leader_without_a_best_response_is_named():
         response_to(ExactFollower(), game, leader)
 
 
+def test_a_game_of_no_known_form_has_no_exact_answer():
+    game = pendulum.game()
+    with pytest.raises(InputError, match=r"a tabular game, or a linear.*; got 'pendulum'.*; give"):
+        response_to(ExactFollower(), game, default_leader(game, SEEDS))
+
+
 def test_a_network_has_no_exact_answer():
     game = duopoly.game()
     leader = MLPGaussian(1, game.leader_space, seeds=SEEDS)
@@ -146,6 +153,63 @@ def test_training_along_the_exact_hypergradient_and_what_it_says(tmp_path):
     kept = store.best(game)
     assert kept.value == pytest.approx(max(exact), rel=1e-12)
     assert kept.parameters.shape == (1, 3)
+
+
+def test_training_stays_where_a_best_response_is_foreseen():
+    """The leader wants s^2, which the follower pays for, and pays the follower a b to go astray.
+
+    The more it pays, the more it gains, until the follower would gain without end.
+    """
+    ours, theirs = np.diag([0.0, -1.0, 0.0, 0.0]), np.diag([0.0, 1.0, 0.0, 0.5])
+    theirs[2, 3] = theirs[3, 2] = 0.5
+    game = LinearGame(
+        [[0.0, 0.9, 0.0, 0.5]],
+        ours,
+        theirs,
+        noise=[[0.04]],
+        initial_covariance=[[1.0]],
+        leader_discount=0.9,
+        follower_discount=0.9,
+    )
+    leader = default_leader(game, SEEDS)
+    settings = {"streams": 4, "steps": 25, "radius": 0.1, "evaluation_episodes": 2}
+    config = TrainConfig(iterations=15, **settings)
+    result = Coordinator(game, leader, ExactFollower(), config, seeds=SEEDS).run()
+    values = torch.tensor([row["leader_objective"] for row in result.metrics])
+    assert values.isfinite().all()
+    reached = torch.tensor(result.summary["leader_return"]["exact"])
+    assert (reached > 1.2 * values[5]).all()  # it does go on
+    with torch.no_grad():
+        leader.gains[:, 0, 1] -= 0.2
+    assert not oracle(game, commit(game, leader)).best.solved.any()
+
+
+def test_a_leader_whose_return_diverges_is_told():
+    """The follower looks ahead too little to care where s' = 1.2 s + (a + b) / 2 leads."""
+    ours, theirs = np.diag([0.0, 1.0, 0.2, 0.1]), np.diag([0.0, 0.5, 0.0, 1.0])
+    discounts = {"leader_discount": 0.95, "follower_discount": 0.3}
+    chance = {"noise": [[0.04]], "initial_covariance": [[1.0]]}
+    game = LinearGame([[0.0, 1.2, 0.5, 0.5]], ours, theirs, **chance | discounts)
+    leader = default_leader(game, (0, 1))
+    with torch.no_grad():
+        leader.gains[0, 0, 1] = -0.8
+    config = TrainConfig(iterations=1, streams=3, steps=20, evaluation_episodes=2)
+    with pytest.warns(UserWarning, match=r"returns of leader 1 of 0 to 1 diverge at the start"):
+        result = Coordinator(game, leader, ExactFollower(), config, seeds=(0, 1)).run()
+    exact = result.summary["leader_return"]["exact"]
+    assert np.isfinite(exact[0])
+    assert exact[1] == -np.inf
+
+
+def test_errors_of_what_was_learned_hold_no_leader():
+    """Of 30 steps in a market, many learn one in which the follower can gain without end."""
+    game, seeds = duopoly.game(), range(16)
+    leader = default_leader(game, seeds)
+    config = TrainConfig(iterations=2, streams=1, steps=30, evaluation_episodes=2)
+    coordinator = Coordinator(game, leader, ExactFollower(), config, seeds=seeds)
+    coordinator.run()
+    assert not coordinator._foreseen().all()
+    assert (leader.gains != 0).any(-1).all()
 
 
 def test_training_with_a_follower_that_stops_short_tells_its_gap():

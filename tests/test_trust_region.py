@@ -206,6 +206,23 @@ def test_a_row_that_turned_back_does_not_hold_the_others():
     torch.testing.assert_close(region.largest, torch.tensor([2e-3], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("share", [0.25, 0.0])
+def test_a_retreat_leaves_a_share_of_the_step_to_those_who_went_astray(share):
+    leader = TabularSoftmax(4, 3, range(2), std=1.0)
+    leaves = list(leader.parameters())
+    region = TrustRegion(leaves, 0.01, 0.3, leader.rows, smallest=1e-4)
+    origin, before = region.snapshot(), copy_of(leader)
+    region.step(random_gradient(leader, 0), lambda: leader.position(EVERYWHERE))
+    after, radius, last = copy_of(leader), region.radius.clone(), region.last[0].clone()
+    region.retreat(origin, torch.tensor([True, False]), share)
+    kept = before[0][0] + share * (after[0][0] - before[0][0])
+    torch.testing.assert_close(leaves[0][0], kept, rtol=0, atol=0 if share == 0 else 1e-12)
+    assert torch.equal(leaves[0][1], after[0][1])
+    shares = torch.tensor([share, 1.0], dtype=torch.float64).repeat_interleave(leader.rows)
+    torch.testing.assert_close(region.radius, (shares * radius).clamp(min=1e-4))
+    torch.testing.assert_close(region.last[0], shares.unsqueeze(-1) * last)
+
+
 def test_noise_does_not_freeze_a_leader():
     """The sampled trace is so noisy that its sign often turns; the leader arrives all the same."""
     game, seeds = discrete_toy.game(), range(8)

@@ -21,7 +21,7 @@ The trace differs: c_k = d_k e-bar(s_k), expected, by least-squares TD backward 
 sampled sum; or that of the forward form. There the critic H(s) = grad V_F(s) is least-squares TD
 on the same features, H = phi' W, and the covariance of Q_L and gamma_F H(s') at the same state is
 linear in W, and so in the signals: the trace is what they weigh, and no vector is ever formed. Both
-forms cost the same here, whatever the dimension (`stackelberg.estimators.forms`).
+forms cost the same here, whatever the dimension.
 """
 
 from collections.abc import Sequence

@@ -37,7 +37,8 @@ def expected_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, 
     """Expected benefit trace on the learned model, `linear.surrogates`; the default.
 
     The follower is where it was observed to be; how it would move is that of its soft best
-    response to the learned model.
+    response to the learned model. The backward form: it counts all play so far, where the forward
+    form (`gradient_critic`) counts the last; of one batch either may err more.
 
     Exact when: the learned matrices are, and the follower best-responds. Source: this project.
     """
