@@ -35,7 +35,8 @@ class EvaluationResult:
     another one in cross-play alone:
 
     - `follower`, `temperature`, `seed`: its kind, and what it was trained at and by;
-    - `leader_discounted`, `follower_discounted`: mean returns over an unbounded horizon;
+    - `leader_discounted`, `follower_discounted`: mean returns over `discounted_horizon` steps,
+      after which nothing is left but of rewards that grow along an episode;
       `leader_undiscounted`, `follower_undiscounted`: up to the game's time limit. All of rewards
       alone, in `episodes` fresh episodes in which both players are sampled, `..._ci95` the
       half-width of their 95 % interval (Student's t);
@@ -47,7 +48,8 @@ class EvaluationResult:
     - `follower_steps`: environment steps of its training.
 
     Attributes:
-        about: `game`, `game_temperature`, `horizon` (of undiscounted returns), discounts.
+        about: `game`, `game_temperature`, discounts, `undiscounted_horizon`,
+            `discounted_horizon`.
         leaders: `name` and, of a run, what it was and the return that it predicts (`prediction`).
         standings: of every leader and temperature: `objective`, its exact discounted return against
             the exact best response; `optimum`; `regret`, their difference. None where unknown.
