@@ -52,7 +52,7 @@ class Building(LinearDesign):
         kept, flow = np.split(100 * np.asarray(leader_action), 2)
         box = {"boxstyle": "round", "facecolor": "white"}
         for i, here in enumerate(PLACES):
-            axes.text(*here, f"insulated {kept[i]:.0f} %", ha="center", va="top", size=8)
+            axes.text(*here, f"insulated\n{kept[i]:.0f} %", ha="center", va="top", size=8)
             middle = np.mean([here, PLACES[(i + 1) % ZONES]], 0)
             axes.text(*middle, f"{flow[i]:.0f} %", ha="center", va="center", size=8, bbox=box)
         devices = ", ".join(f"{u:+.2f}" for u in follower_action)

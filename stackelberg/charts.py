@@ -25,11 +25,17 @@ class Group:
     known_as: str = "best known"  # or optimum, where it is the game's own
 
     def column(self, name: str) -> np.ndarray | None:
-        """A metric by iteration and seed [T, N], NaN where it was not finite; None if unknown."""
+        """A metric by iteration and seed [T, N], None if unknown.
+
+        NaN where it was not finite, the cosine also where a term is nil.
+        """
         runs = [
             [np.atleast_1d(np.array(r.get(name), float)) for r in rows] for rows in self.metrics
         ]
         values = np.concatenate([np.stack(rows) for rows in runs], 1)
+        if name == "cosine":
+            for norm in (self.column("direct_norm"), self.column("indirect_norm")):
+                values = np.where(False if norm is None else norm > 0, values, np.nan)
         return None if np.isnan(values).all() else values
 
     @property

@@ -138,7 +138,9 @@ class Environment(ParallelEnv[str, np.ndarray, Any]):
     def state(self) -> np.ndarray:
         """The state as `state_space` has it: here, what both agents observe."""
         if self._state is None:
-            raise InputError("reset() before state()", "no episode so far", "call reset()")
+            raise InputError(
+                "reset() before state() or render()", "no episode so far", "call reset()"
+            )
         return self.game.observe(self._state)[0].numpy()
 
     def render(self) -> np.ndarray | None:

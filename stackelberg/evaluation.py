@@ -12,6 +12,7 @@ import inspect
 import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from stackelberg import registry
 from stackelberg.access import blamed
 from stackelberg.best_known import BestKnown, beats, own_optimum
 from stackelberg.errors import InputError, told
-from stackelberg.evaluation_result import EvaluationResult, Row
+from stackelberg.evaluation_result import COLUMNS, EvaluationResult, Row
 from stackelberg.frozen import Frozen, frozen
 from stackelberg.game import Game
 from stackelberg.identity import game_identity, settings_of
@@ -155,10 +156,12 @@ def _leaders(leader: Any, game: Game | None) -> list[Frozen]:
     found = [one for name, given in named.items() for one in frozen(str(name), given, game)]
     first = game_identity(found[0].game)
     for one in found[1:]:
-        if game_identity(one.game) != first:
+        other = game_identity(one.game)
+        differ = [key for key in {**first, **other} if first.get(key) != other.get(key)]
+        if differ:
             raise InputError(
                 f"leaders of one game, '{found[0].game.name}' as '{found[0].name}' has it",
-                f"'{one.name}' of another one, '{one.game.name}'",
+                f"'{one.name}' of '{one.game.name}' with another {', '.join(differ)}",
                 "evaluate them apart",
             )
     return found
@@ -174,7 +177,7 @@ def _kinds(followers: Sequence[Make] | Mapping[str, Make]) -> list[Kind]:
     if isinstance(followers, Mapping):
         kinds = [_kind(make)._replace(name=str(name)) for name, make in followers.items()]
     else:
-        alone = isinstance(followers, str) or callable(followers)
+        alone = not isinstance(followers, Sequence) or isinstance(followers, str)
         kinds = [_kind(make) for make in ([followers] if alone else followers)]
     names = [kind.name for kind in kinds]
     if not names or len(set(names)) < len(names):
@@ -210,10 +213,12 @@ def _key(follower: Any) -> str:
 def _check(
     leaders: Sequence[Frozen], kinds: Sequence[Kind], seeds: Sequence[int], episodes: int, jobs: int
 ) -> None:
-    whole = all(isinstance(s, (int, np.integer)) and s >= 0 for s in seeds)
+    whole = np.iterable(seeds) and all(
+        isinstance(s, (int, np.integer)) and type(s) is not bool and s >= 0 for s in seeds
+    )
     if not whole or not len(seeds) or len(set(seeds)) < len(seeds):
         raise InputError(
-            "at least one seed >= 0, each another", f"{list(seeds)}", "use for example range(5)"
+            "at least one seed >= 0, each another", f"{seeds!r}", "use for example range(5)"
         )
     for name, value in (("episodes", episodes), ("jobs", jobs)):
         if type(value) is not int or value < 1:
@@ -221,9 +226,9 @@ def _check(
 
 
 def _temperatures(given: Sequence[float]) -> list[float]:
-    levels = []
-    for one in given:
-        if isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 < one < float("inf"):
+    levels: list[float] = []
+    for one in given if np.iterable(given) else [given]:
+        if isinstance(one, bool) or not isinstance(one, Real) or not 0 < one < float("inf"):
             raise InputError("finite temperatures > 0", f"{one!r}", "use for example 0.01 and 0.1")
         levels.append(float(one))
     if not levels or len(set(levels)) < len(levels):
@@ -239,7 +244,10 @@ def _run(
 ) -> list[list[Row]]:
     """The rows of every training, from the folder where they are kept or made now."""
     files = [None if folder is None else t.file for t in trainings]
-    rows = [None if fresh else _read(folder, file) for file in files]
+    rows = [
+        None if fresh else _read(folder, file, len(t.opponents))
+        for t, file in zip(trainings, files, strict=True)
+    ]
     open_ = [i for i, found in enumerate(rows) if found is None]
     done = len(trainings) - len(open_)
     try:
@@ -265,14 +273,17 @@ def _keep(folder: Path, file: str, rows: list[Row]) -> None:
         raise unwritable(folder, error) from error
 
 
-def _read(folder: Path | None, file: str | None) -> list[Row] | None:
+def _read(folder: Path | None, file: str | None, count: int) -> list[Row] | None:
+    """The rows that are kept; None unless they are whole."""
     if folder is None or file is None:
         return None
     try:
         found = json.loads((folder / file).read_text())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, list) else None
+    whole = isinstance(found, list) and len(found) == count
+    whole = whole and all(isinstance(row, dict) and row.keys() == set(COLUMNS) for row in found)
+    return found if whole else None
 
 
 def _results(

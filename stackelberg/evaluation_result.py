@@ -14,11 +14,16 @@ import torch
 from stackelberg import statistics
 from stackelberg.errors import InputError
 from stackelberg.process import interrupts
-from stackelberg.run_directory import to_json, write_atomically
+from stackelberg.run_directory import to_json, unwritable, write_atomically
 from stackelberg.summary import half_widths, versions
 
 Row = dict[str, Any]
 RETURNS = "leader_discounted", "leader_undiscounted", "follower_discounted", "follower_undiscounted"
+COLUMNS = (  # of a row
+    *("leader", "follower", "temperature", "seed", "against", "episodes"),
+    *(column for name in RETURNS for column in (name, f"{name}_ci95")),
+    *("leader_exact", "follower_gap", "gap_source", "follower_steps"),
+)
 PROFILE = 101  # thresholds of a performance profile
 
 
@@ -30,18 +35,21 @@ class EvaluationResult:
     another one in cross-play alone:
 
     - `follower`, `temperature`, `seed`: its kind, and what it was trained at and by;
-    - `leader_discounted`, `follower_discounted`: mean returns over an unbounded horizon;
+    - `leader_discounted`, `follower_discounted`: mean returns over `discounted_horizon` steps,
+      after which nothing is left but of rewards that grow along an episode;
       `leader_undiscounted`, `follower_undiscounted`: up to the game's time limit. All of rewards
       alone, in `episodes` fresh episodes in which both players are sampled, `..._ci95` the
       half-width of their 95 % interval (Student's t);
-    - `leader_exact`: what `leader_discounted` estimates, read from tables; `follower_gap`: what the
+    - `leader_exact`: what `leader_discounted` estimates, read from tables or matrices (these know
+      nothing of a `limit` that a linear game is played in); `follower_gap`: what the
       follower falls short of its best response to `against`, in units of its entropy-regularised
       return, "exact" from tables or as the "follower" itself measures it (`gap_source`). None where
       unknown;
     - `follower_steps`: environment steps of its training.
 
     Attributes:
-        about: `game`, `game_temperature`, `horizon` (of undiscounted returns), discounts.
+        about: `game`, `game_temperature`, discounts, `undiscounted_horizon`,
+            `discounted_horizon`.
         leaders: `name` and, of a run, what it was and the return that it predicts (`prediction`).
         standings: of every leader and temperature: `objective`, its exact discounted return against
             the exact best response; `optimum`; `regret`, their difference. None where unknown.
@@ -198,7 +206,7 @@ class EvaluationResult:
     def to_csv(self) -> str:
         """The rows."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         return text.getvalue()
@@ -222,20 +230,27 @@ class EvaluationResult:
 
         That is cross_play.png of cross-play, and performance_profile.png where there are several
         groups. Each whole or not at all; Ctrl-C waits until they are there.
+
+        Raises:
+            InputError: if the folder cannot be written.
         """
         from stackelberg.figures import draw_cross_play, draw_profiles
 
         folder = Path(folder)
-        with interrupts():
-            folder.mkdir(parents=True, exist_ok=True)
-            if matrices := self.cross_play():
-                draw_cross_play(folder / "figures" / "cross_play.png", matrices)
-            if len(groups := self.groups()) > 1:
-                draw_profiles(folder / "figures" / "performance_profile.png", groups)
-            write_atomically(folder / "evaluation.csv", self.to_csv())
-            write_atomically(folder / "evaluation.json", self.to_json())
+        try:
+            with interrupts():
+                folder.mkdir(parents=True, exist_ok=True)
+                if matrices := self.cross_play():
+                    draw_cross_play(folder / "figures" / "cross_play.png", matrices)
+                if len(groups := self.groups()) > 1:
+                    draw_profiles(folder / "figures" / "performance_profile.png", groups)
+                write_atomically(folder / "evaluation.csv", self.to_csv())
+                write_atomically(folder / "evaluation.json", self.to_json())
+        except OSError as error:
+            raise unwritable(folder, error) from error
 
 
+WIDEST = 10_000  # characters of a table's line: a cell on two lines is no Markdown
 _KIND = "leader", "follower", "temperature"
 
 
@@ -272,9 +287,9 @@ def print_tables(result: EvaluationResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=150)
+    console = Console(width=WIDEST)
     several = len(result.leaders) > 1
-    predicted = {one["name"]: _predicted(one) for one in result.leaders}
+    promised = {one["name"]: predicted(one) for one in result.leaders}
     exact = {(s["leader"], s["temperature"]): s["objective"] for s in result.standings}
     heads = ["leader"] * several + ["follower", "beta", "gap", "leader's return", "undiscounted"]
     heads += ["follower's return", "undiscounted", "predicted", "exact", "regret"]
@@ -283,12 +298,12 @@ def print_tables(result: EvaluationResult) -> None:
         cells = [one["leader"]] * several
         cells += [one["follower"], f"{one['temperature']:g}", _short(one["follower_gap"], ".2g")]
         cells += [_with(one, name) for name in RETURNS]
-        cells += [_short(predicted[one["leader"]])]
+        cells += [_short(promised[one["leader"]])]
         cells += [_short(exact[one["leader"], one["temperature"]]), _short(one["regret"], ".2g")]
         table.add_row(*cells)
     console.print(table)
     for one in result.groups():
-        said = _between(one["iqm"], one["interval"])
+        said = f"{_between(one['iqm'], one['interval'])}, {sum(one['runs'])} runs"
         console.print(f"{one['group']}: interquartile mean of the leader's return {said}")
     for one in result.comparisons():
         said = _between(one["probability"], one["interval"], ".2f")
@@ -301,7 +316,8 @@ def print_tables(result: EvaluationResult) -> None:
         console.print(table)
 
 
-def _predicted(leader: Mapping[str, Any]) -> float | None:
+def predicted(leader: Mapping[str, Any]) -> float | None:
+    """The return that training has promised the leader of a run."""
     told = leader.get("prediction") or {}
     value: float | None = told.get("exact")
     return told.get("mean") if value is None else value

@@ -18,6 +18,7 @@ from stackelberg import figures, registry
 from stackelberg.charts import NO_GAP, Group, charts, plotly
 from stackelberg.config import TrainConfig
 from stackelberg.errors import InputError
+from stackelberg.evaluation_result import predicted
 from stackelberg.frozen import of_run
 from stackelberg.run_directory import (
     check_writable,
@@ -382,15 +383,22 @@ def _evaluations(run: Run) -> Iterator[dict[str, Any]]:
         return
     try:
         several = len(found["leaders"]) > 1
+        promised = {one["name"]: predicted(one) for one in found["leaders"]}
+        exact = {(s["leader"], s["temperature"]): s["objective"] for s in found["standings"]}
         yield {
             "run": run.path.name,
             "several": several,
-            "rows": [{k: one[k] for k in _EVALUATED} for one in found["summary"]],
+            "rows": [
+                {k: one[k] for k in _EVALUATED}
+                | {"predicted": promised[one["leader"]]}
+                | {"exact": exact[one["leader"], one["temperature"]]}
+                for one in found["summary"]
+            ],
             "groups": found["groups"] if several else [],
             "comparisons": found["comparisons"],
             "matrices": [_matrix(one) for one in found["cross_play"]],
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             "an evaluation.json as `stackelberg evaluate` writes it",
             f"{run.path / 'evaluation.json'}: {error!r}",

@@ -158,7 +158,6 @@ def check_new_folder(path: Path) -> None:
 
 def check_writable(path: Path) -> None:
     """Raise InputError unless the folder is there or can be made, and can be written."""
-    """Raise InputError unless the folder, or the first one above it, can be written."""
     there = next(p for p in (path, *path.parents) if os.path.exists(p))
     if not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
         raise unwritable(path, f"{there} is not one")
@@ -166,7 +165,6 @@ def check_writable(path: Path) -> None:
 
 def unwritable(path: Path, why: object) -> InputError:
     """What there is to say of a folder that cannot be written."""
-    """The error of a folder that cannot be written."""
     return InputError("a folder that can be written", f"{path}", f"choose another one ({why})")
 
 

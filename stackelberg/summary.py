@@ -172,6 +172,9 @@ def warn_of_divergence(estimate: Tensor) -> None:
 def evaluation_horizon(game: Game) -> int:
     """Steps until both players' discounted returns have settled to `NEGLIGIBLE` of their scale.
 
+    That is of rewards whose size does not grow along an episode: where it grows by a factor c a
+    step, as in a linear game with unstable states, what is cut is (c discount)^horizon.
+
     At most `LONGEST`: closer to 1 a discount makes episodes that no memory holds; and no more than
     the game itself allows.
     """

@@ -201,6 +201,40 @@ def test_a_run_that_cannot_be_written(capsys):
     assert "a folder that can be written" in refused(capsys, "a", *QUICK)
 
 
+@pytest.mark.parametrize("name", ["figures", "evaluation.csv"])
+def test_results_that_cannot_be_written(capsys, name):
+    shutil.rmtree(Path("a", name), ignore_errors=True)
+    if name == "figures":
+        Path("a", name).write_text("precious")
+    else:
+        Path("a", name).mkdir()
+    assert cli.main(["evaluate", "a", "b", *QUICK, "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert re.match(ONE_LINE, said), said
+    assert "a folder that can be written" in said
+    assert not Path("a/evaluation.json").exists()
+
+
+@pytest.mark.parametrize("damaged", ["{", "{}", "[]", "[{}]", '[{"leader": "a"}]'])
+def test_damaged_trainings_are_made_again(capsys, damaged):
+    assert cli.main(["evaluate", "a", *QUICK, "--quiet"]) == 0
+    before = Path("a/evaluation.json").read_bytes()
+    for file in Path("a/evaluations").iterdir():
+        file.write_text(damaged)
+    assert cli.main(["evaluate", "a", *QUICK, "--quiet"]) == 0
+    assert Path("a/evaluation.json").read_bytes() == before
+
+
+def test_a_row_of_the_table_is_a_line(capsys):
+    name = "a_run_of_a_name_that_is_too_long_for_any_terminal_of_the_usual_width_" * 2
+    Path("a").rename(name)
+    assert cli.main(["evaluate", name, "b", *QUICK]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(rows) == 4
+    assert name in rows[2]
+    assert len({row.count("|") for row in rows}) == 1
+
+
 def test_a_damaged_run(capsys):
     (newest,) = sorted(Path("a/checkpoints").iterdir())[-1:]
     whole, config = newest.read_bytes(), json.loads(Path("a/config.json").read_text())

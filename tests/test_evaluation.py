@@ -325,6 +325,7 @@ def test_a_design_that_does_not_fit(leader):
 @pytest.mark.parametrize(
     "options",
     [
+        *({"seeds": 3}, {"seeds": (True,)}, {"temperatures": "0.1"}, {"followers": 3}),
         *({"seeds": ()}, {"seeds": (1, 1)}, {"seeds": (-1,)}, {"seeds": (0.5,)}),
         *({"episodes": 0}, {"episodes": 2.5}, {"jobs": 0}, {"temperatures": ()}),
         *({"temperatures": (0.0,)}, {"temperatures": (math.nan,)}, {"temperatures": (0.1, 0.1)}),

@@ -191,12 +191,25 @@ def test_all_metrics_that_are_asked_for_have_their_chart(runs):
     drawn = page_of("toy0").charts()
     names = {"direct term": "direct_norm", "indirect term": "indirect_norm", "seed 0": "cosine"}
     for one in drawn["gradient_norms"]["data"] + drawn["gradient_cosine"]["data"]:
-        true = [value if value > 0 or one["name"] == "seed 0" else None
-                for value in metrics("toy0", names[one["name"]])]  # fmt: skip
+        values = metrics("toy0", names[one["name"]])
+        there = metrics("toy0", "indirect_norm") if one["name"] == "seed 0" else values
+        true = [v if known > 0 else None for v, known in zip(values, there, strict=True)]
         assert one["y"] == pytest.approx(true)
     shown = {one["name"]: one.get("visible") for one in drawn["learning_curves"]["data"]}
     assert shown["seed 0"] is True
     assert shown["leader's own estimate"] == shown["sampled"] == "legendonly"
+
+
+def test_where_a_term_is_nil_there_is_no_cosine(runs):
+    file = Path("toy0/metrics.jsonl")
+    norms = [0.5, 0.0, 0.25, 0.0, 0.125]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    known = {"direct_norm": 1.0, "cosine": 0.5}
+    lines = [row | known | {"indirect_norm": n} for row, n in zip(lines, norms, strict=True)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (curve,) = page_of("toy0").charts()["gradient_cosine"]["data"]
+    assert curve["y"] == [0.5, None, 0.5, None, 0.5]
+    assert "gradient_cosine" not in page_of("naive").charts()
 
 
 def test_a_followers_gap_is_drawn_where_there_is_one(runs):
@@ -301,7 +314,10 @@ def evaluated(folder: Path) -> EvaluationResult:
     standing = {"temperature": 0.05, "objective": 1.0, "optimum": 2.0, "regret": 0.75}
     result = EvaluationResult(
         about={"game": "discrete_toy"},
-        leaders=[{"name": "a", "estimator": "naive"}, {"name": "b", "estimator": "es"}],
+        leaders=[
+            {"name": "a", "estimator": "naive", "prediction": {"mean": 33.5}},
+            {"name": "b", "estimator": "es"},
+        ],
         standings=[standing | {"leader": "a"}, standing | {"leader": "b"}],
         rows=rows,
     )
@@ -317,6 +333,9 @@ def test_an_evaluation_is_shown_with_its_cross_play(runs):
     half = stats.t.ppf(0.975, 1) * 0.5
     for said in ("10.5", "40.5", f"{half:.2g}", "0.25", "0.75"):
         assert said in page.cells
+    at = page.cells.index("predicted")
+    assert page.cells[at : at + 3] == ["predicted", "exact", "regret"]
+    assert page.cells[at + 12 : at + 16] == ["0.25", "33.5", "1", "0.75"]
     start = page.cells.index("Cross-play, exact at temperature 0.05")
     shown = page.cells[start + 2 : start + 10]
     assert shown == ["a", "b", "a", "10.5", "20.5", "b", "30.5", "40.5"]
