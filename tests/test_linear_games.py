@@ -268,7 +268,7 @@ def test_building_is_the_published_one():
     assert paid.leader_reward.item() == pytest.approx(-variance - 0.5 * 145 - 0.1 * square)
     torch.testing.assert_close(model.noise, 0.0004 * torch.eye(4, dtype=torch.float64))
     torch.testing.assert_close(model.initial_covariance, 25 * torch.eye(4, dtype=torch.float64))
-    hot = game.step(100 * s, x[:1], u, seeded()).state
+    hot = building.game(limit=30.0).step(100 * s, x[:1], u, seeded()).state
     torch.testing.assert_close(hot.abs(), torch.full_like(hot, 30.0), rtol=0, atol=0.15)
     assert game.moves_transition
     assert (game.leader_discount, game.follower_discount, game.temperature) == (0.9, 0.9, 0.1)
