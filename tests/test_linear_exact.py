@@ -89,10 +89,7 @@ def test_a_leader_without_a_best_response_is_named():
 
 def test_a_game_of_no_known_form_has_no_exact_answer():
     game = pendulum.game()
-    with pytest.raises(
-        InputError,
-        match=r"a tabular game, or a linear.*; got 'pendulum'.*; use another follower, for example sac",
-    ):
+    with pytest.raises(InputError, match=r"a tabular game, or a linear.*'pendulum'.*example sac"):
         response_to(ExactFollower(), game, default_leader(game, SEEDS))
 
 
