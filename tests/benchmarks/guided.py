@@ -9,7 +9,6 @@ value to compare with.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from games import cart_pole, pendulum
 from stackelberg import Coordinator, TrainConfig
 
 GAMES = {"cart_pole": cart_pole.game, "pendulum": pendulum.game}
+KINDS = "expected-trace", "naive"
 TEMPERATURE = (
     0.1  # cart_pole was published with 0.005, of which SAC's errors are many times as much
 )
@@ -64,6 +64,23 @@ def interval(values: np.ndarray) -> str:
     return f"{values.mean():.2f} +- {half:.2f}"
 
 
+def draw(curves: dict[tuple[str, str, int], np.ndarray], games: list[str], path: Path) -> None:
+    """The leader's return in every outer iteration, mean and 95 % interval of the seeds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(games), 3.2), layout="constrained")
+    for axes, game in zip(figure.subplots(1, len(games), squeeze=False)[0], games, strict=True):
+        for kind in KINDS:
+            own = np.stack([rows[:, 0] for c, rows in curves.items() if c[:2] == (game, kind)])
+            half = stats.t.ppf(0.975, len(own) - 1) * own.std(0, ddof=1) / len(own) ** 0.5
+            mean, time = own.mean(0), range(own.shape[1])
+            axes.plot(time, mean, label=kind)
+            axes.fill_between(time, mean - half, mean + half, alpha=0.2)
+        axes.set(title=game, xlabel="outer iteration", ylabel="leader's discounted return")
+        axes.legend()
+    figure.savefig(path, dpi=110)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("games", nargs="*", default=[*GAMES])
@@ -72,13 +89,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out")
     asked = parser.parse_args(arguments)
-    kinds = "expected-trace", "naive"
-    cells = [(g, e, s) for g in asked.games for s in range(asked.seeds) for e in kinds]
+    cells = [(g, e, s) for g in asked.games for s in range(asked.seeds) for e in KINDS]
     task = delayed(trained)
     found = Parallel(n_jobs=asked.jobs)(task(*c, asked.iterations, asked.out) for c in cells)
     curves = {c: np.array(rows) for c, rows in zip(cells, found, strict=True)}
     for game in asked.games:
-        for kind in kinds:
+        for kind in KINDS:
             own = np.stack([curves[game, kind, s] for s in range(asked.seeds)])  # [seeds, T, 2]
             first, last = own[:, 0], own[:, -1]
             print(
@@ -88,8 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"  follower {interval(last[:, 1])}; seeds {np.sort(last[:, 0]).round(2).tolist()}"
             )
     if asked.out is not None:
-        rows = [{"cell": c, "rows": rows.tolist()} for c, rows in curves.items()]
-        (Path(asked.out) / "guided.json").write_text(json.dumps(rows))
+        draw(curves, asked.games, Path(asked.out) / "guided.png")
 
 
 if __name__ == "__main__":
