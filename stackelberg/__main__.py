@@ -11,7 +11,13 @@ def main() -> int:
     signal.signal(signal.SIGINT, _leave)
     from stackelberg.cli import main as command_line
 
-    return command_line()
+    try:
+        status = command_line()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has had enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
 
 
 def _leave(*_: Any) -> None:

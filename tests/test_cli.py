@@ -433,3 +433,10 @@ def test_ctrl_c_while_it_starts_is_no_traceback(delay):
     assert process.returncode == 130
     assert said == "" or (said.startswith("stackelberg: interrupted") and said.count("\n") == 1)
     assert os.path.exists("x") == ("outer iterations" in said)
+
+
+def test_a_reader_that_has_had_enough_is_no_fault():
+    script = f"{sys.executable} -m stackelberg games | head -1"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("building")
+    assert done.stderr == ""
