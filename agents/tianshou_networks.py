@@ -47,7 +47,8 @@ _LEVELLED = 65_536  # transitions from which the level is found
 _PROPOSALS = 16  # actions by which the normaliser of exp(q / alpha) is estimated in a Box
 _BEND = 4  # the exponent of the squashing
 _FEATURES = 500  # at most, where a polynomial is found by least squares; else its linear part
-_UNTOLD = 0.05  # of the variance of Q, what a polynomial may miss
+_UNTOLD = 0.05, 0.5  # of the variance of targets, what a polynomial may miss at first, and later,
+# when it has told so much that their noise is most of what is left
 _RANK = 1e-9  # of the largest eigenvalue, below which a combination of features is not seen to vary
 _NEAR = 4.0  # squared distance from the response's play at which experience counts a quarter
 _EDGE = 0.98, 0.03  # of the range: where it ends, and which share of actions may lie there
@@ -611,8 +612,9 @@ class BoxActorCritic(_Relative, SAC):
 
         With features phi of (x, b), regressing the soft TD errors e on phi moves the coefficients
         of Q by w, and the errors to e - (phi - gamma phi') w. Where repeating that converges the
-        limit is taken (LSTD-Q), else one regression. Once a polynomial misses more than a twentieth
-        of the variance of the targets, it is left as it is, for good.
+        limit is taken (LSTD-Q), else one regression. Where a polynomial misses more than a
+        twentieth of the variance of the first targets, or half of that of later ones, it is left as
+        it is, for good.
 
         Source: Lagoudakis and Parr, Least-squares policy iteration, JMLR 4, 2003.
         """
@@ -636,7 +638,8 @@ class BoxActorCritic(_Relative, SAC):
         share = weighed[:, 0] / weighed[:, 0].sum()
         missed = share @ (error - here @ change).square()
         told = share @ (target - share @ target).square()
-        if missed > _UNTOLD * told:
+        begun = cast(MLP, self.critic.network).polynomial.any()
+        if missed > _UNTOLD[int(begun)] * told:
             self.quadratic.fill_(False)
             return
         passed = self.discount * inverse @ (weighed.mT @ ahead)

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
     asked = parser.parse_args(arguments)
-    for name in ("regulator", "random", "duopoly", "lqr"):
+    for name in ("random", "regulator", "duopoly", "lqr"):
         found = Parallel(n_jobs=asked.jobs)(delayed(missed)(name, s) for s in range(asked.seeds))
         gains, covariances, steps, seconds = zip(*found, strict=True)
         print(
