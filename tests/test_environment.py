@@ -1,6 +1,5 @@
 """The PettingZoo form of every game: conformance, seeding, latching, wrappers, errors."""
 
-import warnings
 from functools import partial
 from types import SimpleNamespace
 
@@ -9,9 +8,9 @@ import pettingzoo
 import pytest
 import supersuit
 import torch
+from conformance import conform
 from hypothesis import given, settings
-from pettingzoo.test import api_test, max_cycles_test, parallel_api_test, parallel_seed_test
-from pettingzoo.test.state_test import state_test
+from pettingzoo.test import max_cycles_test, parallel_api_test
 from pettingzoo.utils import parallel_to_aec
 from strategies import Recipe, design_games, random_design_game, random_game, tabular_games
 
@@ -35,22 +34,9 @@ SHIPPED = {
     "random design": lambda: parallel_env(random_design_game(Recipe(seed=4, dimension=3))),
 }
 EXPECTED_WARNINGS = (
-    "We recommend agents to be named",  # "leader" and "follower" say more than "player_0"
     "Observation is a single number",  # a matrix game has one state
     "State is a single number",
 )
-
-
-def conform(make):
-    """All conformance tests of PettingZoo; a warning is a failure unless it is expected."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        for message in EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", message)
-        parallel_api_test(make(), num_cycles=60)
-        parallel_seed_test(make, num_cycles=60)
-        api_test(parallel_to_aec(make()), num_cycles=60)
-        state_test(parallel_to_aec(make()), make())
 
 
 @pytest.fixture(params=SHIPPED, ids=lambda name: name.replace(" ", "-"))
@@ -73,13 +59,13 @@ def episode(env, seed):
 
 
 def test_conformance(make):
-    conform(make)
+    conform(make, *EXPECTED_WARNINGS)
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(game=tabular_games() | design_games())
 def test_conformance_of_random_games(game):
-    conform(lambda: parallel_env(game))
+    conform(lambda: parallel_env(game), *EXPECTED_WARNINGS)
 
 
 def test_same_seed_same_episode(make):
