@@ -1,5 +1,6 @@
 """Leaders and followers."""
 
+from agents.config import LearningConfig, NetworkConfig, SoftQConfig
 from agents.exact import ExactFollower
 from agents.leaders import (
     BoxDesign,
@@ -12,9 +13,8 @@ from agents.leaders import (
     TabularSoftmax,
     default_leader,
 )
-from agents.learning import LearningConfig, NetworkConfig
 from agents.sac import DiscreteSACFollower, SACFollower
-from agents.soft_q import SoftQConfig, SoftQFollower
+from agents.soft_q import SoftQFollower
 
 __all__ = [
     "BoxDesign",

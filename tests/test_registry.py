@@ -6,8 +6,8 @@ from typing import Any, Literal, Optional, Union
 
 import pytest
 
+from agents import SoftQFollower
 from agents.exact import ExactFollower
-from agents.soft_q import SoftQFollower
 from games import discrete_toy
 from stackelberg import registry
 from stackelberg.errors import InputError

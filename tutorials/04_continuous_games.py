@@ -12,8 +12,7 @@ import sys
 import numpy as np
 import torch
 
-from agents import ExactFollower, SACFollower, default_leader
-from agents.learning import LearningConfig
+from agents import ExactFollower, LearningConfig, SACFollower, default_leader
 from games.linear import LinearGame
 from stackelberg import Coordinator, TrainConfig, solve
 
