@@ -10,6 +10,7 @@ from torch import Tensor
 from stackelberg import exact, linear
 from stackelberg.errors import InputError
 from stackelberg.game import Game
+from stackelberg.oracle import require_oracle
 from stackelberg.types import Commitment, LinearResponse, TabularResponse
 
 
@@ -46,13 +47,8 @@ class ExactFollower:
 
     def check(self, game: Game) -> None:
         """Raise InputError unless it can play this game."""
-        if not (game.tabular or game.linear):
-            other = "sac" if isinstance(game.follower_space, spaces.Box) else "soft-q"
-            raise InputError(
-                "a tabular game, or a linear-quadratic one, for the follower exact",
-                f"'{game.name}', which shows neither tables nor matrices",
-                f"use another follower, for example {other}",
-            )
+        other = "sac" if isinstance(game.follower_space, spaces.Box) else "soft-q"
+        require_oracle(game, "the follower exact", f"another follower, for example {other}")
 
     @torch.no_grad()
     def best_respond(

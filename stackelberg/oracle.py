@@ -205,12 +205,15 @@ def _check_shape(rows: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"shape {list(rows.shape[1:])}, not {list(shape)}")
 
 
-def require_oracle(game: Game) -> None:
-    """Raise InputError unless the game shows tables or matrices."""
+def require_oracle(game: Game, who: str = "", instead: str = "a method that needs neither") -> None:
+    """Raise InputError unless the game shows tables or matrices.
+
+    Args:
+        who: needs them. instead: what to use where there are none.
+    """
     if not (game.tabular or game.linear):
         raise InputError(
-            "a tabular game, or a linear-quadratic one",
+            f"a tabular game, or a linear-quadratic one{who and f', for {who}'}",
             f"'{game.name}', which shows neither tables nor matrices",
-            "give it as arrays (games.tabular) or matrices (games.linear), or use a method that "
-            "needs neither",
+            f"give it as arrays (games.tabular) or matrices (games.linear), or use {instead}",
         )
