@@ -169,6 +169,22 @@ def warn_of_divergence(estimate: Tensor) -> None:
         )
 
 
+def warn_without_response(indirect: Tensor) -> bool:
+    """Warn of leaders whose indirect surrogate [M] is -inf: their estimator knows no best response.
+
+    Returns whether there are any.
+    """
+    lost = torch.nonzero(indirect.isneginf()).flatten().tolist()
+    if lost:
+        warnings.warn(
+            f"by what was seen, the follower has no best response to leader "
+            f"{', '.join(map(str, lost))} of 0 to {len(indirect) - 1}: where that is so the "
+            "indirect term is left out, and indirect_norm is 0; play longer or in more streams",
+            stacklevel=4,
+        )
+    return bool(lost)
+
+
 def evaluation_horizon(game: Game) -> int:
     """Steps until both players' discounted returns have settled to `NEGLIGIBLE` of their scale.
 
