@@ -10,6 +10,7 @@ from torch import Tensor
 from stackelberg import exact, linear
 from stackelberg.errors import InputError
 from stackelberg.game import Game
+from stackelberg.linear_model import linear_policy
 from stackelberg.oracle import require_oracle
 from stackelberg.types import Commitment, LinearResponse, TabularResponse
 
@@ -80,7 +81,7 @@ class ExactFollower:
     def _linear(self, game: Game, commitment: Commitment) -> LinearResponse:
         model = game.matrices(commitment.design)
         count, size = len(commitment.policy), 1 + model.states
-        policy = linear.linear_policy(count, model.states, commitment.box)
+        policy = linear_policy(count, model.states, commitment.box)
         start = self._start(count, size, size)
         if self.sweeps is None:
             found = linear.best_response(model, policy, start)

@@ -13,7 +13,7 @@ from torch import Tensor
 from games.arrays import Array, ArrayOrFunction, Latest, Parts, array, listed
 from stackelberg.errors import InputError
 from stackelberg.game import Game, Reenacted, Step
-from stackelberg.linear import LinearModel
+from stackelberg.linear_model import LinearModel
 from stackelberg.model import check_finite
 
 SYMMETRIC = 1e-9  # by how much of its largest entry a matrix may miss symmetry

@@ -11,7 +11,8 @@ from stackelberg import exact, hypergradient, linear
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.hypergradient import Critics
-from stackelberg.linear import LinearBest, LinearModel, LinearPolicy
+from stackelberg.linear import LinearBest
+from stackelberg.linear_model import LinearModel, LinearPolicy, is_linear, linear_policy
 from stackelberg.model import check_distribution
 from stackelberg.types import BoxLeader, Commitment, LinearResponse, TabularResponse, inside
 
@@ -50,7 +51,7 @@ def oracle(game: Game, commitment: Commitment) -> Oracle | None:
     """The oracle of commitments; None where there is none: no tables, nor all of it linear."""
     if game.tabular:
         return TabularOracle(game, commitment)
-    if game.linear and (commitment.box is None or linear.is_linear(commitment.box)):
+    if game.linear and (commitment.box is None or is_linear(commitment.box)):
         return LinearOracle(game, commitment)
     return None
 
@@ -143,7 +144,7 @@ def in_matrices(game: Game, commitment: Commitment) -> tuple[LinearModel, Linear
         InputError: if a leader is not linear-Gaussian.
     """
     model = game.matrices(commitment.design)
-    return model, linear.linear_policy(len(commitment.policy), model.states, commitment.box)
+    return model, linear_policy(len(commitment.policy), model.states, commitment.box)
 
 
 # ---------------------------------------------------------------- commitments as numbers
@@ -172,7 +173,7 @@ def rows_of(commitment: Commitment) -> Tensor:
         return commitment.design
     if commitment.box is None:
         return commitment.policy
-    policy = linear.linear_policy(len(commitment.policy), 0, commitment.box)
+    policy = linear_policy(len(commitment.policy), 0, commitment.box)
     return torch.cat([policy.gain, policy.std.unsqueeze(-1)], -1)
 
 

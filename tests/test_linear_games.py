@@ -14,7 +14,8 @@ from games import building, duopoly, lqr
 from games.linear import LinearDesign, LinearGame
 from stackelberg.check import check_game
 from stackelberg.errors import InputError
-from stackelberg.linear import LinearPolicy, best_response, linear_policy, objective
+from stackelberg.linear import best_response, objective
+from stackelberg.linear_model import LinearPolicy, linear_policy
 from stackelberg.registry import make_game
 
 SHIPPED = {module.__name__.split(".")[-1]: module for module in (building, duopoly, lqr)}

@@ -29,7 +29,7 @@ from stackelberg.estimators.quadratic import (
     model_forms,
 )
 from stackelberg.estimators.zeroth_order import es, spsa
-from stackelberg.linear import LinearModel, LinearPolicy
+from stackelberg.linear_model import LinearModel, LinearPolicy, linear_policy
 from stackelberg.regression import LinearCritics, LinearMemory, forms_of
 from stackelberg.types import Commitment
 
@@ -60,7 +60,7 @@ def _learned(
     """The critics, and the learned model and the leaders, attached to the commitment."""
     critics, memory = cast(LinearCritics, evidence.critics), evidence.memory
     assert isinstance(memory, LinearMemory)
-    policy = linear.linear_policy(len(critics.answer.gain), memory.states, commitment.box)
+    policy = linear_policy(len(critics.answer.gain), memory.states, commitment.box)
     return critics, memory.model(commitment), policy
 
 
