@@ -64,7 +64,8 @@ class TabularMemory:
     """Counts of all transitions that M leaders have seen, each its own.
 
     How (s,a,b) leads to s' and to rewards does not change when the two policies do, so nothing is
-    forgotten; only where a design moves the transitions themselves does every update start anew.
+    forgotten. Where a design moves the transitions, what was seen under earlier designs is weighed
+    by its likelihood under the present one, and counts less the further that one is from them.
     What the follower did is another matter: it did so in answer to the leader of its time.
 
     Args:
@@ -81,7 +82,10 @@ class TabularMemory:
             self.temperature = torch.ones(leaders, dtype=torch.float64)
             self.certainty = torch.zeros(leaders, dtype=torch.float64)
             self._before = self.temperature, self.certainty
-        model = game.simulated_model(_any_design(game))
+        design = _any_design(game)
+        model = game.simulated_model(design)
+        if design is not None:
+            self.design = design.expand(leaders, -1)  # that the counts are weighed for
         self.game = game
         self.shape = (leaders, model.states, model.leader_actions, model.follower_actions)
         self.arrivals = torch.zeros(*self.shape, model.states, dtype=torch.float64)
@@ -103,8 +107,8 @@ class TabularMemory:
         """
         self._means = None
         if self.game.moves_transition:
-            for table in (self.arrivals, self.visits, self.leader_reward, self.follower_reward):
-                table.zero_()
+            assert seen.design is not None  # [M, N, d], the same in all streams
+            self._carry_to(seen.design[:, 0].to(torch.float64))
         m = torch.arange(self.shape[0])[:, None, None]
         states, leader_actions, follower_actions = self.shape[1:]
         row = (m * states + seen.state) * leader_actions + seen.leader_action
@@ -124,6 +128,29 @@ class TabularMemory:
         first = (seen.time == 0).to(torch.float64).flatten()
         start = (m * states + seen.state).flatten()
         self.starts.view(-1).index_add_(0, start, first)
+
+    def _carry_to(self, design: Tensor) -> None:
+        """Weigh all counts as if the designs [M, d] had been there from the start.
+
+        Every outcome of (s,a,b) by its likelihood ratio w; what is counted there in all becomes
+        the effective sample size of its n visits, (sum_i w_i)^2 / sum_i w_i^2 <= n.
+        """
+        old, new = (self.game.simulated_model(one) for one in (self.design, design))
+        self.design = design
+        weight = _quotient(new.transition, old.transition)
+        arrivals, ends = self.arrivals * weight, self.visits - self.arrivals.sum(-1)
+        total, squares = arrivals.sum(-1), (arrivals * weight).sum(-1)
+        if old.ending is not None and new.ending is not None:
+            weight = _quotient(new.ending.sum(-1), old.ending.sum(-1))
+            total = total + ends * weight
+            squares = squares + ends * weight**2
+        share = _quotient(total, squares)
+        self.arrivals, visits = arrivals * share.unsqueeze(-1), total * share
+        kept = _quotient(visits, self.visits)
+        self.leader_reward, self.follower_reward = (
+            reward * kept for reward in (self.leader_reward, self.follower_reward)
+        )
+        self.visits = visits
 
     @torch.no_grad()
     def reveal(self, commitment: Commitment, response: SoftResponse) -> None:
@@ -231,7 +258,8 @@ class TabularMemory:
 
     @property
     def _tables(self) -> tuple[str, ...]:
-        return COUNTS + ESTIMATE * self.estimates
+        own = COUNTS + ESTIMATE * self.estimates
+        return (*own, "design") if self.game.moves_transition else own
 
     def state(self) -> dict[str, Tensor]:
         state = {name: getattr(self, name) for name in self._tables}
@@ -272,6 +300,11 @@ def _reweighted(frequency: Tensor, true: TabularModel) -> Tensor:
     return moved / torch.where(total > 0, total, 1.0).unsqueeze(-1)
 
 
+def _quotient(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, 0 where the whole is 0."""
+    return part / torch.where(whole > 0, whole, torch.inf)
+
+
 def _ratio(chance: Tensor) -> Tensor:
     """chance / its own value: 1, with the derivative of log chance; 0 where it is 0."""
     known = chance.detach()
@@ -280,7 +313,7 @@ def _ratio(chance: Tensor) -> Tensor:
 
 def means(sums: Tensor, visits: Tensor) -> Tensor:
     """sums / visits [M, S, A, B, K], unseen (s,a,b) taking the mean of (s,a,.), then of (s,.,.)."""
-    result = sums / visits.clamp(min=1).unsqueeze(-1)
+    result = sums / torch.where(visits > 0, visits, 1.0).unsqueeze(-1)
     unseen = visits == 0
     if unseen.any():
         rows, counts = sums.sum(-2), visits.sum(-1)  # of (s,a,.)

@@ -252,7 +252,8 @@ def first_episodes(seen: Trajectories, rest: int) -> Trajectories:
     def still(values: Tensor, filler: float = 0) -> Tensor:
         return torch.where(after, torch.full_like(values, filler), values)
 
-    return Trajectories(
+    return replace(
+        seen,
         state=still(seen.state, rest),
         leader_action=still(seen.leader_action),
         follower_action=still(seen.follower_action),

@@ -109,6 +109,7 @@ def test_what_is_registered():
         "lqr",
         "matrix",
         "pendulum",
+        "warehouse",
     ]
     assert {"exact", "soft-q"} <= set(registry.names("followers"))
     assert {"default", "mlp"} <= set(registry.names("leaders"))
