@@ -1,15 +1,13 @@
 """Linear-quadratic games: steps, derivatives and the shipped ones' constants; bad input."""
 
 import numpy as np
-import pettingzoo
 import pytest
 import torch
-from conformance import conform
+from conformance import conform_shipped
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import games
 from games import building, duopoly, lqr
 from games.linear import LinearDesign, LinearGame
 from stackelberg.check import check_game
@@ -435,11 +433,7 @@ EXPECTED_WARNINGS = (
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_conformance(name):
-    assert games.__doc__
-    make = SHIPPED[name].parallel_env
-    conform(make, *EXPECTED_WARNINGS)
-    env = pettingzoo.make("parallel", f"stackelberg/{name}_v0", max_cycles=7, temperature=0.2)
-    assert (env.max_cycles, env.game.temperature) == (7, 0.2)
+    conform_shipped(SHIPPED[name], *EXPECTED_WARNINGS)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
