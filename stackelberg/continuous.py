@@ -8,8 +8,8 @@ b ~ g(.|x,a) the follower's, as it was seen to behave. Expectations over Gaussia
 nodes of a quadrature, those over Discrete actions are exact: nothing is drawn, so that differences
 between a and a' have no noise of their own. All values are differentiable in a, and in x.
 
-A value is quadratic in (x,a,b) plus what a network says (`stackelberg.values`), a Gaussian
-behaviour linear plus a network (`stackelberg.behaviour`).
+A value is quadratic in (x,a,b) plus what a network says (`stackelberg.box_values`), a Gaussian
+behaviour linear plus a network (`stackelberg.box_behaviour`).
 
 A follower that sees less of the state than the leader is cloned from what it sees, but its values
 are those of x. Where a leader commits to a design, values hold for the present design and are
@@ -26,16 +26,16 @@ from torch import Tensor
 
 from stackelberg.access import TrajectoriesAccess
 from stackelberg.backward import expected_trace
-from stackelberg.behaviour import Behaviour
+from stackelberg.box_behaviour import Behaviour
+from stackelberg.box_features import Code, nodes, quadratic
+from stackelberg.box_values import Backups, Values
 from stackelberg.errors import InputError
-from stackelberg.features import Code, nodes, quadratic
 from stackelberg.game import Game
 from stackelberg.induced import announced
 from stackelberg.networks import Fitted, part_of
 from stackelberg.replay import Draws, Replay, Rows, active, after, points_of
 from stackelberg.rollout import Trajectories
 from stackelberg.types import Commitment
-from stackelberg.values import Backups, Values
 
 
 @dataclass(frozen=True, kw_only=True)

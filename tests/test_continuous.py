@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from agents import FreeDesign, LinearGaussian, MLPDeterministic, MLPGaussian
 from stackelberg import Coordinator, TrainConfig, continuous
 from stackelberg.access import restrict
+from stackelberg.box_features import nodes, quadratic
 from stackelberg.continuous import BoxMemory
 from stackelberg.coordinator import memory_of
 from stackelberg.critics import Memory
 from stackelberg.errors import InputError
 from stackelberg.estimators import Evidence, estimator
 from stackelberg.estimators.box import BOX, agreement
-from stackelberg.features import nodes, quadratic
 from stackelberg.game import Game, Step
 from stackelberg.rollout import play
 from stackelberg.types import Commitment, commit

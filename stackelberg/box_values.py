@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stackelberg.features import quadratic
+from stackelberg.box_features import quadratic
 from stackelberg.networks import Fitted, part_of
 from stackelberg.replay import Draws, noise
 

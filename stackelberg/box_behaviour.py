@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stackelberg.features import Code, nodes
+from stackelberg.box_features import Code, nodes
 from stackelberg.networks import Fitted, part_of
 from stackelberg.replay import Draws, noise
 from stackelberg.squash import gaussian
