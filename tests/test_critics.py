@@ -139,26 +139,20 @@ def two_roads(ends: bool = False) -> TabularDesign:
 
 
 @pytest.mark.parametrize("ends", [False, True])
-def test_counts_are_weighed_by_the_likelihood_under_a_later_design(ends):
-    """From x = 1/4 to x = 1/2 outcomes weigh 2/3 and 2: of 30 and 10 there remain 15 and 15."""
+def test_outcomes_weigh_by_what_was_seen_over_what_was_expected(ends):
+    """40 times at x = 1/4 and 10 times at 3/4: expected 32.5 to stay and 17.5 to go."""
     game = two_roads(ends)
     memory = TabularMemory(game, 1)
-
-    def see(x, stays, goes):
-        batch = [(0, 0, 0, 1.0, 1.0, 0, ends, 0)] * stays + [
-            (0, 0, 0, 1.0, 1.0, 1, False, 0)
-        ] * goes
-        count = torch.full((1, 1, 1), x, dtype=torch.float64)
-        memory.update(replace(listed(*batch), design=count))
-
-    see(0.25, 30, 10)
-    assert memory.visits[0, 0].item() == 40
-    see(0.5, 1, 2)
-    assert memory.visits[0, 0].item() == pytest.approx(30 + 3)
-    assert memory.arrivals[0, 0, 0, 0].tolist() == pytest.approx([0 if ends else 16, 17])
-    assert memory.leader_reward[0, 0].item() == pytest.approx(30 + 3)
-    see(1.0, 0, 4)  # what is impossible there counts no longer
-    assert memory.arrivals[0, 0, 0, 0].tolist() == pytest.approx([0, 21])
+    for x, stays, goes in ((0.25, 28, 12), (0.75, 4, 6)):
+        batch = [(0, 0, 0, 1.0, 1.0, 0, ends, 0)] * stays
+        batch += [(0, 0, 0, 1.0, 1.0, 1, False, 0)] * goes
+        memory.update(replace(listed(*batch), design=torch.tensor([[[x]]]).double()))
+    assert memory.expected[0, 0, 0, 0].tolist() == pytest.approx([0 if ends else 32.5, 17.5])
+    for x in (0.0, 0.25, 0.5, 1.0):
+        stay, go = (1 - x) * 32 / 32.5, x * 18 / 17.5
+        found = memory.model(Commitment(torch.ones(1, 2, 1).double(), torch.tensor([[x]]).double()))
+        expected = [0 if ends else stay / (stay + go), go / (stay + go)]
+        assert found.transition[0, 0, 0, 0].tolist() == pytest.approx(expected)
 
 
 def test_what_was_seen_under_earlier_designs_tells_of_the_present_one():
