@@ -362,8 +362,9 @@ def test_check_by_command(file, capsys):
     assert [one["status"] for one in answer["findings"] if one["name"] == "rewards"] == ["fail"]
     assert cli.main(["check", "discrete_toy", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fit"] is True
-    assert cli.main(["check", "absent.py:game"]) == 2
-    assert capsys.readouterr().out == ""
+    for line in (["absent.py:game"], ["discrete_toy", "--leader-agent", "leader"]):
+        assert cli.main(["check", *line]) == 2
+        assert capsys.readouterr().out == ""
 
 
 def test_a_game_of_another_environment_is_checked_through_its_own():
