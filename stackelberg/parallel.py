@@ -8,6 +8,7 @@ import contextlib
 import copy
 import inspect
 import math
+import re
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -296,7 +297,7 @@ class _Copy:
             found = self.env.step(chosen)
         except Exception as error:
             raise InputError(
-                f"an environment that can be stepped by {chosen}",
+                f"an environment that can be stepped by {_in_words(chosen)}",
                 f"{told(error)} {self._when}",
                 "mend its step()",
             ) from error
@@ -577,5 +578,5 @@ def _spaces_of(env: Any, agent: Any, when: str) -> tuple[spaces.Space, spaces.Sp
 def _in_words(given: Any) -> str:
     if isinstance(given, np.ndarray):
         return f"an array of shape {list(given.shape)} and type {given.dtype}"
-    said = repr(given)
+    said = re.sub(r"np\.\w+\(([^()]*)\)", r"\1", repr(given))
     return said if len(said) < 80 else f"{said[:77]}..."
