@@ -457,7 +457,7 @@ def test_check(name):
     assert "fail" not in {item.status for item in found.values()}
     assert found["temperature"].status == "ok"
     assert found["gradient"].status == "ok"
-    assert f"'{name}' in matrices" in found["game"].found
+    assert f"'{name}' is given in matrices" in found["game"].found
 
 
 # ---------------------------------------------------------------- bad input
