@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import games
 from games import building, duopoly, lqr
-from games.linear import LinearDesign, LinearGame
+from games.linear import LinearDesign, LinearGame, product, squared_error
 from stackelberg.check import check_game
 from stackelberg.errors import InputError
 from stackelberg.linear import LinearPolicy, best_response, linear_policy, objective
@@ -458,6 +458,17 @@ def test_check(name):
     assert found["temperature"].status == "ok"
     assert found["gradient"].status == "ok"
     assert f"'{name}' is given in matrices" in found["game"].found
+
+
+def test_costs_are_the_forms_that_they_are_named_after():
+    z = np.array([1.0, -2.0, 3.0, 0.5])
+    for i, j in ((1, 2), (3, 3), (0, 2), (0, 0)):
+        cost = product(4, i, j)
+        assert z @ cost @ z == z[i] * z[j]
+        np.testing.assert_array_equal(cost, cost.T)
+    assert z @ squared_error(4, 2, 1.5) @ z == pytest.approx(1.5**2)
+    assert z @ squared_error(4, 1) @ z == pytest.approx(4)
+    assert z @ squared_error(4, 0, 3.0) @ z == pytest.approx(4)
 
 
 # ---------------------------------------------------------------- bad input
