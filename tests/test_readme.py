@@ -71,6 +71,18 @@ def test_the_drain_reenacts_its_steps(tmp_path, monkeypatch):
         )
 
 
+def test_a_state_of_single_precision_becomes_double_and_starts_anew(tmp_path, monkeypatch):
+    """As designs are double."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "own.py").write_text(program(" Drain("))
+    vector = make_game(f"{tmp_path / 'own.py'}:Drain").vector(3, torch.Generator().manual_seed(0))
+    vector.step(torch.full((3, 1), 0.4, dtype=torch.float64), torch.tensor([1, 2, 0]))
+    before = vector.leader_observation.clone()
+    vector.reset(torch.tensor([True, False, True]))
+    kept = vector.leader_observation == before
+    assert kept.flatten().tolist() == [False, True, False]
+
+
 def text(page: str) -> str:
     return (ROOT / page).read_text()
 
