@@ -114,7 +114,7 @@ class LinearGame(_Linear):
         r_L = -z' leader_cost z + height exp(-|bump z|^2 / 2),
 
     so that s' = c + A s + C a + B b is `torch.cat([c, A, C, B], 1)`, and a cost s'Qs + a'Na + b'Rb
-    is `scipy.linalg.block_diag(0, Q, N, R)`.
+    is `scipy.linalg.block_diag(0, Q, N, R)`; others are sums of `product` and `squared_error`.
 
     Args:
         transition: [n, K]. leader_cost, follower_cost: [K, K], symmetric; the follower's is
@@ -254,6 +254,22 @@ class LinearDesign(_Linear):
         self, state: Tensor, leader_action: Tensor, b: Tensor
     ) -> tuple[LinearModel, Tensor]:
         return self.matrices(leader_action), _joined(state, b)
+
+
+# ---------------------------------------------------------------- costs
+
+
+def product(size: int, i: int, j: int) -> np.ndarray:
+    """z_i z_j as z' cost z: the symmetric cost [size, size]."""
+    half = np.zeros((size, size))
+    half[i, j] = 0.5
+    return half + half.T
+
+
+def squared_error(size: int, i: int, aim: float = 0.0) -> np.ndarray:
+    """(z_i - aim)^2 as z' cost z, where z_0 = 1: the symmetric cost [size, size]."""
+    constant, linear = product(size, 0, 0), product(size, 0, i)
+    return product(size, i, i) - 2 * aim * linear + aim**2 * constant
 
 
 # ---------------------------------------------------------------- stepping

@@ -303,6 +303,22 @@ def test_texts_are_values_of_the_type(text, kind, value):
 
 
 @pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        ("x", int | None, "key: an integer or None; got 'x'; give a value of that type"),
+        ("x", Union[float, bool], "key: a number or true or false; got"),  # noqa: UP007
+        ("now", Literal["carry", "reset"], "key: carry or reset; got 'now'; give a value"),
+        ("rest", Literal["carry", "reset"], "key: carry or reset; got 'rest'; did you mean reset?"),
+        ("3", list[int], r"key: list[int]; got '3'; give a value of that type"),
+    ],
+)
+def test_a_type_is_told_in_words(text, kind, said):
+    with pytest.raises(InputError) as error:
+        registry._value("key", text, kind)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("text", "kind"),
     [
         *(("abc", int), ("3.0", int), ("true", int), ("true", float), ("1", bool), ("3", dict)),

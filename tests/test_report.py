@@ -527,20 +527,28 @@ class Browser:
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from selenium.webdriver.common.selenium_manager import SeleniumManager
+
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     chromium = next(filter(None, map(shutil.which, names)), None)
-    if chromium is None or shutil.which("chromedriver") is None:
-        pytest.skip("chromium and chromedriver are not installed")
+    chromedriver = shutil.which("chromedriver")
+    if chromium is None or chromedriver is None:
+        pytest.skip("chromium (or chrome) and chromedriver are not both on the PATH")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for switch in SWITCHES:
         options.add_argument(f"--{switch}")
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    made = webdriver.Chrome(options=options, service=service)
+    with pytest.MonkeyPatch.context() as patch:  # both are there: nothing is to be looked for
+        patch.setattr(SeleniumManager, "binary_paths", _not_downloaded)
+        made = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
     yield made
     made.quit()
+
+
+def _not_downloaded(*_):
+    raise AssertionError("selenium looks for a browser on the network")
 
 
 @pytest.fixture
