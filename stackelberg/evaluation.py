@@ -35,8 +35,9 @@ from stackelberg.retraining import Kind, Training, Watch, retuned
 from stackelberg.run_directory import check_writable, to_json, unwritable, write_atomically
 from stackelberg.types import Follower, is_follower
 
-Report = Callable[[int, int, str], None]  # told trainings done, of how many, and what is under way
+Report = Callable[[int, int, str], None]  # trainings done, of how many, and the last that told
 Make = str | Callable[[], Follower]
+DIFFER = 3  # settings by which an error tells two games apart, at most
 
 
 def evaluate(
@@ -177,7 +178,7 @@ def _leaders(leader: Any, game: Game | None) -> list[Frozen]:
         if differ:
             raise InputError(
                 f"leaders of one game, '{found[0].game.name}' as '{found[0].name}' has it",
-                f"'{one.name}' of '{one.game.name}' with another {', '.join(differ)}",
+                f"'{one.name}' of '{one.game.name}' with another {', '.join(differ[:DIFFER])}",
                 "evaluate them apart",
             )
     return found

@@ -74,9 +74,9 @@ class EvaluationResult:
         Of returns with 95 % intervals: Student's t over seeds, and of a single one over its
         episodes. `iqm` is the interquartile mean over seeds of the leader's discounted return, with
         its bootstrap interval (None of fewer than `statistics.FEWEST` seeds); `follower_gap` the
-        mean, `worst_gap` the largest; `episodes` of all seeds together, `discounted_horizon` and
-        `discounted_rest` the largest. `regret` is that of the leader's standing, or without tables
-        the optimum less the sampled return (`regret_source`).
+        mean, `worst_gap` the largest, `gap_source` as of rows; `episodes` of all seeds together,
+        `discounted_horizon` and `discounted_rest` the largest. `regret` is that of the leader's
+        standing, or without tables the optimum less the sampled return (`regret_source`).
         """
         own = [row for row in self.rows if row["leader"] == row["against"]]
         found = []
@@ -94,6 +94,7 @@ class EvaluationResult:
             gaps = [row["follower_gap"] for row in rows]
             one["follower_gap"] = _mean(gaps)
             one["worst_gap"] = None if None in gaps else max(gaps)
+            one["gap_source"] = rows[0]["gap_source"]
             found.append(one | self._regret(one))
         return found
 
@@ -333,7 +334,10 @@ def print_tables(result: EvaluationResult) -> None:
 
 
 _WORTH = "what leaders are worth (exact: against the exact best response)"
-_EARNED = "leader's returns against fresh followers (exact: against these very ones)"
+_EARNED = (
+    "leader's returns against fresh followers (exact: against these very ones; gap, own: by the "
+    "follower's own estimate)"
+)
 _ANSWERED = "followers' returns"
 _Table = tuple[list[str], list[list[str]]]
 
@@ -363,7 +367,8 @@ def _earned(summary: Sequence[Mapping[str, Any]]) -> _Table:
     sampled = any(one["regret_source"] == "sampled" for one in summary)
     rows = []
     for one in summary:
-        cells = [*_named(one), _short(one["follower_gap"], ".2g")]
+        own = " (own)" if one["gap_source"] == "follower" else ""
+        cells = [*_named(one), _short(one["follower_gap"], ".2g") + own]
         cells += [_with(one, "leader_discounted"), _with(one, "leader_undiscounted")]
         cells += [_short(one["leader_exact"]) or "sampled only"]
         rows.append(cells + [_short(one["regret"], ".2g")] * sampled)
@@ -415,7 +420,8 @@ def _warnings(result: EvaluationResult) -> Iterator[str]:
     for leader in result.leaders:
         done, of = leader.get("outer_iterations"), leader.get("iterations")
         if done is not None and of is not None and done < of:
-            yield f"{leader['name']}: unfinished, as its checkpoint of iteration {done} of {of} is"
+            said = f"this is its leader after {done} of {of} iterations"
+            yield f"{leader['name']}: unfinished; {said}"
     for one in result.summary():
         of = f"{one['leader']}, {one['follower']}, temperature {one['temperature']:g}"
         after = f"after {one['discounted_horizon']:,} steps"

@@ -223,12 +223,20 @@ def test_best_known_by_this_very_leader(capsys):
     assert found("x")["standings"][0]["optimum_is_own"] is False
 
 
+def test_episodes_until_an_interval_is_narrow():
+    assert cli.main(["evaluate", "a", *QUICK, "--half-width", "0.1", "--quiet"]) == 0
+    assert found("a")["half_width"] == 0.1
+    for row in found("a")["rows"]:
+        assert row["episodes"] > 20
+        assert row["leader_discounted_ci95"] <= 0.1
+
+
 def test_an_unfinished_run_is_evaluated_as_it_is_and_said_to_be_unfinished(capsys):
     config = json.loads(Path("a/config.json").read_text())
     Path("a/config.json").write_text(json.dumps(config | {"iterations": 9}))
     assert cli.main(["evaluate", "a", *QUICK]) == 0
     said = capsys.readouterr().out
-    assert "\na: unfinished, as its checkpoint of iteration 6 of 9 is\n" in said
+    assert "\na: unfinished; this is its leader after 6 of 9 iterations\n" in said
     (leader,) = found("a")["leaders"]
     assert (leader["outer_iterations"], leader["iterations"]) == (6, 9)
     assert cli.main(["evaluate", "b", *QUICK]) == 0
@@ -424,7 +432,7 @@ def test_ctrl_c_ends_all_processes():
     os.killpg(process.pid, signal.SIGINT)
     out, said = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert said == "stackelberg: interrupted\n"
+    assert said.endswith("\nstackelberg: interrupted\n")
     time.sleep(10)  # until the system has done with them
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)

@@ -592,10 +592,12 @@ def test_processes_side_by_side_find_the_same(tmp_path):
     trained(tmp_path / "run", label=COMMAND)
     for leader, game in ((SOMETIMES, TOY), (tmp_path / "run", None)):
         options = {"seeds": range(3), "episodes": 10}
-        alone = evaluate(leader, game, ["exact"], **options)
-        assert evaluate(leader, game, ["exact"], jobs=2, **options).rows == alone.rows
+        alone, told = evaluate(leader, game, ["exact"], **options), []
+        options |= {"jobs": 2, "report": lambda *said, told=told: told.append(said[:2])}
+        assert evaluate(leader, game, ["exact"], **options).rows == alone.rows
+        assert told == [(i, 3) for i in range(4)]
     with pytest.raises(InputError, match=r"a follower 'wrong' .* ZeroDivisionError"):
-        evaluate(SOMETIMES, TOY, [Wrong], jobs=2, **options)
+        evaluate(SOMETIMES, TOY, [Wrong], **options)
 
 
 class Wrong:
