@@ -139,7 +139,8 @@ class EvaluationResult:
     def comparisons(self) -> list[dict[str, Any]]:
         """The probability that a run of one group does better than one of another.
 
-        `runs` counts the runs of both in a task; `interval` is None as in `groups`.
+        `runs` counts the runs of both in a task; `interval` is None as in `groups`, and where all
+        runs of one are above all of the other.
         """
         return [
             {
@@ -403,7 +404,8 @@ def _statistics(result: EvaluationResult) -> Iterator[str]:
         yield f"{one['group']}: interquartile mean of the leader's return {said}{_few(one, of)}"
     for one in result.comparisons():
         said = _between(one["probability"], one["interval"], ".2f")
-        of = " against ".join(map(_runs, one["runs"], one["run"]))
+        x, y = map(_runs, one["runs"], one["run"])
+        of = f"{x} each" if x == y else f"{x} against {y}"
         yield f"P({one['group']} does better than {one['over']}) = {said}{_few(one, of)}"
 
 
@@ -413,7 +415,9 @@ def _runs(count: int, run: str) -> str:
 
 
 def _few(one: Mapping[str, Any], of: str) -> str:
-    return f" ({of}{': too few for an interval' if one['interval'] is None else ''})"
+    few = min(one["runs"]) < statistics.FEWEST
+    why = "too few for an interval" if few else "all on one side, so no interval"
+    return f" ({of}{'' if one['interval'] else f': {why}'})"
 
 
 def _warnings(result: EvaluationResult) -> Iterator[str]:

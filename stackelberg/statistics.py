@@ -22,7 +22,7 @@ CONFIDENCE = 0.95
 FEWEST = 5  # runs of a task that an interval takes
 
 Columns = Sequence[np.ndarray]  # [K_t] for each task
-Interval = tuple[float, float] | None  # None where a task has fewer than `FEWEST` runs
+Interval = tuple[float, float] | None  # None where there is none to tell
 
 
 def interquartile_mean(scores: Columns) -> float:
@@ -48,7 +48,13 @@ def probability_of_improvement(scores: Columns, others: Columns) -> float:
 
 
 def improvement_interval(scores: Columns, others: Columns, seed: int = 0) -> Interval:
-    """The 95 % interval of the probability of improvement."""
+    """The 95 % interval of the probability of improvement.
+
+    None also where every run here is above every run there, or below: however they are drawn again,
+    nothing else comes out, so that the bootstrap tells nothing of how far from sure it is.
+    """
+    if probability_of_improvement(scores, others) in (0.0, 1.0):
+        return None
     return _bootstrap([*scores, *others], _improvement, seed)
 
 

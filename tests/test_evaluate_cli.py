@@ -141,7 +141,7 @@ def test_cross_play_of_runs(capsys):
     ][::2]
     assert len(whole["cross_play"][0]["leader_discounted"]) == 2
     assert "P(expected-trace does better than exact) = " in said
-    assert "(2 followers of one leader against 2 followers of one leader: too few" in said
+    assert "(2 followers of one leader each: too few" in said
     (matrix,) = re.findall(
         r"^leader's returns against followers of others .*(?:\n[ |].*)+", said, re.M
     )

@@ -759,6 +759,20 @@ def test_the_bootstrap_draws_within_tasks():
     assert statistics.interquartile_interval(apart, 1) == statistics.interquartile_interval(apart)
 
 
+def test_runs_on_one_side_have_no_interval_of_improvement():
+    """Normal runs of which 9 in 10 are better: of 5 and 5, all are on one side in 3 of 10 cases."""
+    rng, held = np.random.default_rng(2), []
+    for _ in range(100):
+        x, y = [rng.normal(size=5) + 1.81], [rng.normal(size=5)]
+        apart = x[0].min() > y[0].max()
+        assert (statistics.improvement_interval(x, y) is None) == apart
+        if not apart:
+            low, high = statistics.improvement_interval(x, y)
+            held.append(low <= 0.9 <= high)
+    assert 50 < len(held) < 90
+    assert np.mean(held) > 0.9
+
+
 def test_the_interval_is_that_of_the_middle_half():
     """More than 3 of 12 outliers come in 1.4 % of the samples: none is in the interval."""
     scores = [np.append(np.zeros(11), 1e6)]
