@@ -307,6 +307,7 @@ def evaluated(folder: Path) -> EvaluationResult:
                 row = {"leader": leader, "against": against, "follower": "exact", "seed": seed}
                 row |= {"temperature": 0.05, "follower_gap": 0.25, "leader_exact": None}
                 row |= {"episodes": 5, "discounted_horizon": 459, "discounted_rest": 1e-4}
+                row["gap_source"] = "exact"
                 value = {"aa": 10, "ab": 20, "ba": 30, "bb": 40}[leader + against] + seed
                 names = "leader_discounted", "leader_undiscounted"
                 names += "follower_discounted", "follower_undiscounted"
