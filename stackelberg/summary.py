@@ -35,6 +35,36 @@ class Cut(NamedTuple):
 
 
 @torch.no_grad()
+def evaluation_cut(game: Game, commitment: Commitment, response: Response) -> Cut:
+    """After how many steps both players' discounted returns have settled to `NEGLIGIBLE`.
+
+    What is left falls by a factor c discount a step, c that by which rewards grow: in a linear game
+    the square of the spectral radius of the closed loop (that of the best response where the one
+    that acts does not show how), 1 in tables. Games that show neither tables nor matrices go by the
+    discount alone, c = 1, and what grows there along an episode is cut too early.
+
+    No horizon is longer than `LONGEST` (closer to 1 a discount makes episodes that no memory
+    holds), than the game itself allows, or than rewards stay below `HUGE`; `rest` tells what that
+    leaves. Where c discount >= 1 returns diverge: episodes are as long as the discount alone asks.
+    """
+    discount = max(game.leader_discount, game.follower_discount)
+    truth = oracle(game, commitment)
+    unknown = torch.ones(len(commitment.policy), dtype=torch.float64)
+    growth = unknown if truth is None else truth.growth(response)
+    rate = growth * discount
+    needed = _settles(torch.where(rate < 1, rate, discount)).max()
+    bound = (math.log(HUGE) / growth.log()).min().floor()
+    longest = LONGEST if game.longest is None else min(game.longest, LONGEST)
+    horizon = max(1, int(min(needed, bound, torch.tensor(float(longest)))))
+    return Cut(horizon, (rate**horizon).clamp(max=1.0))
+
+
+def _settles(rate: Tensor) -> Tensor:
+    """Steps after which rate^steps <= `NEGLIGIBLE`, at least 1."""
+    return (math.log(NEGLIGIBLE) / rate.log()).ceil().clamp(min=1.0)
+
+
+@torch.no_grad()
 def iteration_row(
     evidence: Evidence, response: Response, direct: list[Tensor], indirect: list[Tensor]
 ) -> dict[str, Any]:
@@ -175,36 +205,6 @@ def warn_of_divergence(estimate: Tensor) -> None:
             "from other gains, or take a smaller leader_discount",
             stacklevel=4,
         )
-
-
-@torch.no_grad()
-def evaluation_cut(game: Game, commitment: Commitment, response: Response) -> Cut:
-    """After how many steps both players' discounted returns have settled to `NEGLIGIBLE`.
-
-    What is left falls by a factor c discount a step, c that by which rewards grow: in a linear game
-    the square of the spectral radius of the closed loop (that of the best response where the one
-    that acts does not show how), 1 in tables. Games that show neither tables nor matrices go by the
-    discount alone, c = 1, and what grows there along an episode is cut too early.
-
-    No horizon is longer than `LONGEST` (closer to 1 a discount makes episodes that no memory
-    holds), than the game itself allows, or than rewards stay below `HUGE`; `rest` tells what that
-    leaves. Where c discount >= 1 returns diverge: episodes are as long as the discount alone asks.
-    """
-    discount = max(game.leader_discount, game.follower_discount)
-    truth = oracle(game, commitment)
-    unknown = torch.ones(len(commitment.policy), dtype=torch.float64)
-    growth = unknown if truth is None else truth.growth(response)
-    rate = growth * discount
-    needed = _settles(torch.where(rate < 1, rate, discount)).max()
-    bound = (math.log(HUGE) / growth.log()).min().floor()
-    longest = LONGEST if game.longest is None else min(game.longest, LONGEST)
-    horizon = max(1, int(min(needed, bound, torch.tensor(float(longest)))))
-    return Cut(horizon, (rate**horizon).clamp(max=1.0))
-
-
-def _settles(rate: Tensor) -> Tensor:
-    """Steps after which rate^steps <= `NEGLIGIBLE`, at least 1."""
-    return (math.log(NEGLIGIBLE) / rate.log()).ceil().clamp(min=1.0)
 
 
 def interval(returns: Tensor, cut: Cut) -> dict[str, Any]:
