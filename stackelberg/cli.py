@@ -364,16 +364,23 @@ class Evaluate:
     """Measure frozen leaders against freshly trained followers."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR [DIR ...]")]
-    """Run directories; the first one takes evaluation.json and evaluation.csv."""
+    """Run directories; the first one takes evaluation.json and evaluation.csv. Of an unfinished run
+    it is the newest checkpoint that is evaluated."""
     followers: str | None = None
     """Kinds of followers, A,B,...: as `train --follower` takes them; what suits the game unless
     given."""
+    follower_option: Options = ()
+    """An option of the follower that --followers names, repeatable; where it names several,
+    FOLLOWER.KEY=VALUE, for example sac.first_steps=8192."""
     seeds: int = 5
     """Trainings of every kind, from the seeds 0, 1, ..."""
     temperatures: str | None = None
     """At which followers best-respond, X,Y,...; the game's own unless given."""
     episodes: int = 1000
     """In which leader and follower meet after each training."""
+    half_width: float | None = None
+    """Go on with episodes until the 95 % interval of the leader's discounted return is no wider to
+    either side, up to a hundredfold; unless given, the interval is what it is."""
     cross_play: bool = False
     """Let every follower meet the leaders of the other runs as well, and draw a heat map."""
     jobs: int = 1
@@ -403,10 +410,11 @@ class Evaluate:
             result = evaluate(
                 {str(path): path for path in self.runs},
                 None,
-                None if self.followers is None else self.followers.split(","),
+                self.kinds(),
                 seeds=range(self.seeds),
                 temperatures=None if self.temperatures is None else _numbers(self.temperatures),
                 episodes=self.episodes,
+                half_width=self.half_width,
                 cross_play=self.cross_play,
                 jobs=self.jobs,
                 kept=first / "evaluations",
@@ -420,6 +428,33 @@ class Evaluate:
         elif not self.quiet:
             print_tables(result)
             print(f"written to {first}/evaluation.json and evaluation.csv")
+
+    def kinds(self) -> dict[str, Any] | None:
+        """What makes the followers that are named; None where that is left to the game."""
+        from functools import partial
+
+        from stackelberg.registry import make_follower
+
+        if self.followers is None and not self.follower_option:
+            return None
+        names = (self.followers or "").split(",")
+        if len(set(names)) < len(names) or "" in names:
+            got = f"'{self.followers}'" if self.followers else "options alone"
+            raise InputError(
+                "--followers A,B,..., each named once", got, "for example exact,soft-q"
+            )
+        own: dict[str, list[str]] = {name: [] for name in names}
+        for option in self.follower_option:
+            heads = [name for name in names if option.startswith(f"{name}.")]
+            if len(names) > 1 and not heads:
+                raise InputError(
+                    f"FOLLOWER.KEY=VALUE for one of {', '.join(names)}",
+                    f"'{option}'",
+                    f"write for example {names[-1]}.{option}",
+                )
+            name = max(heads, key=len, default=names[0])
+            own[name].append(option.removeprefix(f"{name}."))
+        return {name: partial(make_follower, name, options) for name, options in own.items()}
 
 
 def _numbers(text: str) -> list[float]:

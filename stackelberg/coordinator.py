@@ -37,7 +37,7 @@ from stackelberg.summary import (
     ROUNDING,
     VANISHED,
     evaluation,
-    evaluation_horizon,
+    evaluation_cut,
     iteration_row,
     plain,
     versions,
@@ -315,15 +315,15 @@ class Coordinator:
         """
         commitment = self._commitment()
         response = self._respond(commitment)
-        horizon = evaluation_horizon(self.game)
+        cut = evaluation_cut(self.game, commitment, response)
         seen = play(
             self.game,
             commitment,
             response,
             streams=self.config.evaluation_episodes,
-            steps=horizon,
+            steps=cut.horizon,
             generators=self._generators(EVALUATION),
-            horizon=horizon,
+            horizon=cut.horizon,
             once=True,
         )
         summary = (
@@ -336,7 +336,7 @@ class Coordinator:
                 "env_steps": dict(self.steps),
                 "wall_seconds": self.seconds,
             }
-            | evaluation(self.game, commitment, response, seen, horizon, self.best_known)
+            | evaluation(self.game, commitment, response, seen, cut, self.best_known)
             | {"versions": versions()}
         )
         if self.directory is not None:

@@ -38,6 +38,13 @@ class Oracle(Protocol):
         """What a response leaves of the follower's return, [M] >= 0; None as above."""
         ...
 
+    def growth(self, response: object) -> Tensor:
+        """Factor by which the size of rewards grows in a step, [M] >= 1.
+
+        Where a response does not show how it acts, under the best one.
+        """
+        ...
+
     def surrogates(self, commitment: Commitment) -> tuple[Tensor, Tensor]:
         """[M] each, whose gradients are the direct and the indirect term of the hypergradient.
 
@@ -91,6 +98,9 @@ class TabularOracle:
         model = self.game.model(self.commitment.design)
         return exact.follower_gap(model, self.commitment.policy, response.policy)
 
+    def growth(self, response: object) -> Tensor:
+        return torch.ones(len(self.commitment.policy), dtype=torch.float64)
+
     def surrogates(self, commitment: Commitment) -> tuple[Tensor, Tensor]:
         model = self.game.model(commitment.design)
         return hypergradient.surrogates(self.critics, model, commitment.policy)
@@ -132,6 +142,10 @@ class LinearOracle:
         if not isinstance(response, LinearResponse):
             return None
         return linear.follower_gap(*self.parts, response.found.answer)
+
+    def growth(self, response: object) -> Tensor:
+        found = response.found if isinstance(response, LinearResponse) else self.best
+        return linear.radius(linear.close(*self.parts, found.answer)).clamp(min=1.0).square()
 
     def surrogates(self, commitment: Commitment) -> tuple[Tensor, Tensor]:
         return linear.surrogates(*in_matrices(self.game, commitment), self.best.answer)

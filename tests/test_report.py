@@ -306,12 +306,15 @@ def evaluated(folder: Path) -> EvaluationResult:
             for seed in range(2):
                 row = {"leader": leader, "against": against, "follower": "exact", "seed": seed}
                 row |= {"temperature": 0.05, "follower_gap": 0.25, "leader_exact": None}
+                row |= {"episodes": 5, "discounted_horizon": 459, "discounted_rest": 1e-4}
+                row["gap_source"] = "exact"
                 value = {"aa": 10, "ab": 20, "ba": 30, "bb": 40}[leader + against] + seed
                 names = "leader_discounted", "leader_undiscounted"
                 names += "follower_discounted", "follower_undiscounted"
                 row |= dict.fromkeys(names, value) | {f"{name}_ci95": 1.0 for name in names}
                 rows.append(row)
     standing = {"temperature": 0.05, "objective": 1.0, "optimum": 2.0, "regret": 0.75}
+    standing |= {"diverges": False, "optimum_source": "game", "optimum_is_own": False}
     result = EvaluationResult(
         about={"game": "discrete_toy"},
         leaders=[
