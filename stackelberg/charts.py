@@ -78,6 +78,7 @@ class Chart:
     lines: Mapping[str, float] = field(default_factory=dict)  # horizontal ones by name
     log: bool = False
     range: tuple[float, float] | None = None  # of the vertical axis; what the curves need
+    named: bool = False  # is a lone curve named, too?
 
 
 def charts(groups: Sequence[Group]) -> list[Chart]:
@@ -113,7 +114,7 @@ def _gradients(groups: Sequence[Group]) -> list[Chart]:
     norms = _curves(groups, terms, log=True)
     cosine = _curves(groups, {"cosine": ""})
     return [
-        Chart("gradient_norms", title, "norm", norms, log=True),
+        Chart("gradient_norms", title, "norm", norms, log=True, named=True),
         Chart(
             "gradient_cosine",
             "Do the two terms agree?",
@@ -204,7 +205,7 @@ def plotly(chart: Chart) -> dict[str, Any]:
     named = sum(one.get("showlegend", True) for one in data)
     layout: dict[str, Any] = {
         "yaxis": {"title": {"text": chart.axis}, "type": "log" if chart.log else "linear"},
-        "showlegend": named > 1,
+        "showlegend": named > 1 or chart.named,
     }
     if chart.range is not None:
         layout["yaxis"] |= {"range": list(chart.range)}
