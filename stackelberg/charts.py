@@ -1,7 +1,7 @@
 """What a run's metrics are drawn as: curves with intervals over seeds, for page and file alike."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,7 @@ def charts(groups: Sequence[Group]) -> list[Chart]:
     title = "Follower's temperature, as estimated"
     found = [_learning(groups), *_gradients(groups), _gap(groups)]
     found.append(Chart("temperature", title, "temperature", temperature, log=True))
+    found = [replace(chart, named=chart.named or len(groups) > 1) for chart in found]
     return [chart for chart in found if any(curve.shown for curve in chart.curves)]
 
 

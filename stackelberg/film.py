@@ -34,6 +34,7 @@ SECOND = 10  # pictures
 DOTS = 80  # per inch
 WIDTH, SCENE, HEAD = 8.4, 4.4, 0.9  # inches: of all, the height with the game's picture, or without
 ROW = 1.5  # inches, the height of a row of curves
+BLANK = 16  # blank rows of dots that stay together, at most
 EDGE = 2  # dots, by which a point reaches beyond its place
 SIDES = (0.06, 0.48), (0.54, 0.96)  # where before and after lie, in shares of the width
 COLOURS, SAMPLED = 256, 8  # of a film, found in so many of its pictures
@@ -117,7 +118,17 @@ def _pictures(
     for figure, (episode, pair, tenths) in zip(scenes, pairs, strict=True):
         made.append((np.concatenate([_drawn(figure), *curves(episode, pair)]), tenths))
         show(len(made), len(pairs), "pictures")
-    return made
+    return _closed(made)
+
+
+def _closed(pictures: list[tuple[np.ndarray, int]]) -> list[tuple[np.ndarray, int]]:
+    """The pictures without most of the rows that are blank in all of them."""
+    blank = np.all([(picture == picture[0, 0]).all((1, 2)) for picture, _ in pictures], 0)
+    kept, run = [], 0
+    for row in blank:
+        run = run + 1 if row else 0
+        kept.append(run <= BLANK)
+    return [(picture[kept], tenths) for picture, tenths in pictures]
 
 
 def scene(

@@ -36,6 +36,7 @@ from stackelberg.types import Leader
 PAGE = "report.html"
 PLOTLY = "plotly-basic.min.js"  # npm's plotly.js-basic-dist-min 4.1.1 as it is, under its licence
 PLAY = "play.gif"  # below figures/, where a run's episodes are shown from
+PICTURED = 4  # groups of runs at most whose leaders are drawn
 DERIVED = ("game_model", "leader_model", "follower_settings")  # what settings come to
 SPEAKING = ("estimator", "access", "follower", "leader", "optimiser")  # values that need no key
 MEASURES = ("leader", "follower", "regret", "gap")
@@ -202,8 +203,8 @@ def report(
     Args:
         runs: run directories. out: the folder that takes report.html and figures/, the first run's
             unless given.
-        game, leader: for pictures of the first run where it was started from Python, its game and a
-            leader of the same kind and size.
+        game, leader: for pictures of the first run, where that was started from Python: its game
+            and a leader of the same kind and size.
 
     Returns: the page.
     Raises:
@@ -227,17 +228,22 @@ def report(
     groups = grouped(found)
     drawn = charts([group for group, _ in groups])
     evaluations = [made for run in found if (made := _evaluation(run)) is not None]
-    panels, missing = _panels(found[0], game, leader)
+    leaders = [members[0] for _, members in groups[:PICTURED]]
+    pictured = [_panels(found[0], game, leader), *map(_panels, leaders[1:])]
     files: dict[str, bytes] = {}
     for name, figure in [
         *((chart.name, figures.draw_chart(chart)) for chart in drawn),
-        *([("game", figures.draw_panels(panels))] if panels else []),
+        *((f"game{_tail(i)}", figures.draw_panels(p)) for i, (p, _) in enumerate(pictured) if p),
         *_figures(evaluations),
     ]:
         for kind in ("png", "svg"):
             files[f"figures/{name}.{kind}"] = figures.drawn(figure, kind)
     said = _story(found, groups) | {"evaluations": evaluations}
-    said |= {"panels": _images(panels), "missing": missing, "film": _film(found[0])}
+    said["players"] = [
+        {"of": f"{run.name}, seed {run.seeds[0]}", "panels": _images(panels), "missing": missing}
+        | {"film": _film(run), "play": _play(run)}
+        for run, (panels, missing) in zip(leaders, pictured, strict=True)
+    ]
     said |= {"charts": [{"name": c.name, "title": c.title} | plotly(c) for c in drawn]}
     files[PAGE] = _page(said).encode()
     try:
@@ -300,7 +306,7 @@ def _best_known(runs: Sequence[Run]) -> tuple[float | None, str]:
 
 
 def _panels(
-    run: Run, game: Game | None, leader: Leader | None
+    run: Run, game: Game | None = None, leader: Leader | None = None
 ) -> tuple[list[figures.Panel], str | None]:
     """Pictures of the run's first leader, and what keeps them away."""
     if run.command is None and (game is None or leader is None):
@@ -333,11 +339,20 @@ def _film(run: Run) -> str | None:
 def _figures(evaluations: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Of evaluations, by name; of several runs' each with a number."""
     for i, one in enumerate(evaluations):
-        tail = f"_{i + 1}" if i else ""
         if one["cross_play"]:
-            yield f"cross_play{tail}", figures.cross_play(one["cross_play"])
+            yield f"cross_play{_tail(i)}", figures.cross_play(one["cross_play"])
         if one["profile"]:
-            yield f"performance_profile{tail}", figures.profiles(one["groups"])
+            yield f"performance_profile{_tail(i)}", figures.profiles(one["groups"])
+
+
+def _tail(number: int) -> str:
+    """What tells figures of one kind apart."""
+    return f"_{number + 1}" if number else ""
+
+
+def _play(run: Run) -> str | None:
+    """The command that records a film of the run."""
+    return None if run.command is None else f"stackelberg play {shlex.quote(str(run.path))}"
 
 
 def _uri(data: bytes, kind: str) -> str:
@@ -354,12 +369,8 @@ def _story(runs: Sequence[Run], groups: Sequence[tuple[Group, list[Run]]]) -> di
     outcomes = [_outcome(group, members) for group, members in groups]
     return {
         "title": first.config["game"],
-        "sentence": _sentence(first, [group.label for group, _ in groups], len(runs)),
+        "sentence": _sentence(first, [group.label for group, _ in groups], differ, len(runs)),
         "about": _about(first.config["game"]),
-        "picture_of": f"{first.name}, seed {first.seeds[0]}",
-        "play": None
-        if first.command is None
-        else f"stackelberg play {shlex.quote(str(first.path))}",
         "unfinished": [f"{run.name}: {run.status}" for run in runs if run.status],
         "groups": outcomes,
         "comparison": _compared(outcomes) if len(outcomes) > 1 else None,
@@ -380,10 +391,12 @@ def _story(runs: Sequence[Run], groups: Sequence[tuple[Group, list[Run]]]) -> di
     }
 
 
-def _sentence(run: Run, labels: Sequence[str], count: int) -> str:
-    if len(labels) > 1:
-        return f"{count} runs: {'; '.join(labels)}."
+def _sentence(run: Run, labels: Sequence[str], differ: Sequence[str], count: int) -> str:
     c = run.config
+    if len(labels) > 1:
+        names = {"estimator": "trained by", "access": "at access", "follower": "against"}
+        alike = [f"{said} {c.get(key)}" for key, said in names.items() if key not in differ]
+        return f"{count} runs {' '.join(alike)}: {'; '.join(labels)}.".replace(" :", ":")
     leader = "" if c.get("leader") in (None, "default") else f" {c['leader']}"
     who = f"A{leader} leader" if count * len(run.seeds) == 1 else f"{leader} leaders".strip()
     return (

@@ -139,6 +139,15 @@ def test_scales_that_pictures_take_from_data_are_common():
     assert all(axes.get_xlim() == pytest.approx((-3.6, 3.6)) for axes in every)
 
 
+def test_rows_that_are_always_blank_are_left_out():
+    frames = [(np.full((100, 3, 3), 255, np.uint8), 1) for _ in range(2)]
+    frames[0][0][40, 1] = frames[1][0][90, 2] = 0
+    one, two = (picture for picture, _ in film._closed(frames))
+    assert len(one) == len(two) == film.BLANK + 1 + film.BLANK + 1 + 9
+    assert not one[film.BLANK, 1].any()
+    assert not two[-10, 2].any()
+
+
 def test_a_run_from_python_is_filmed_with_its_game_and_leader(tmp_path, capsys):
     game, config = stock(), TrainConfig(iterations=2, evaluation_episodes=2)
     run, gif = tmp_path / "run", tmp_path / "out.gif"

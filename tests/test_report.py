@@ -303,6 +303,12 @@ def test_what_tells_runs_apart_names_their_curves(runs):
     assert [len(curve.mean) for curve in chart.curves] == [5, 5, 6]
     page = page_of("toy0", "naive")
     assert {"expected-trace", "naive"} <= set(page.cells)
+    assert "2 runs at access value against exact: expected-trace; naive." in page.cells
+    leaders = [said for said in page.cells if said.startswith("The leader of ")]
+    assert leaders == ["The leader of toy0, seed 0.", "The leader of naive, seed 0"]
+    assert page.tags.count("img") == 8
+    assert {"game.svg", "game_2.svg"} <= {p.name for p in Path("toy0/figures").iterdir()}
+    assert page.charts()["gradient_cosine"]["layout"]["showlegend"]
 
 
 def test_leaders_side_by_side_from_python(tmp_path, undrawn):
@@ -422,7 +428,7 @@ def test_an_evaluation_is_shown_with_its_cross_play(runs):
     met = page.cells.index("its gap")
     told = f"10.5 ± {half:.2g}"
     assert page.cells[met + 1 : met + 9] == ["a", "exact", "0.05", "2", told, told, told, "0.25"]
-    start = page.cells.index("Cross-play, exact at temperature 0.05")
+    start = page.cells.index("exact at temperature 0.05")
     shown = page.cells[start + 1 : start + 9]
     assert shown == ["a", "b", "a", "10.5", "20.5", "b", "30.5", "40.5"]
     drawn = {p.name for p in Path("toy0/figures").iterdir()}
