@@ -12,9 +12,10 @@ from stackelberg.game import Game
 from stackelberg.induced import announced
 from stackelberg.types import Commitment
 
-NAMED = 8  # curves or bars side by side at most that a legend names
+NAMED = 16  # curves or bars side by side at most that a legend names
 LABELLED = 20  # bars at most whose places are labelled
-CROWDED = 40  # letters under an axis, beyond which labels are turned
+CROWDED = 40  # letters beside each other on an axis, beyond which labels are turned
+TURNED = {"rotation": 40, "ha": "right", "rotation_mode": "anchor", "fontsize": "small"}
 
 
 class Moment(NamedTuple):
@@ -68,7 +69,7 @@ class Record(NamedTuple):
 
 
 HELD = {"drawstyle": "steps-pre"}  # a step's action, drawn at its end
-ONE_OF = {"linestyle": "none", "marker": ".", "markersize": 3.5}  # finitely many
+ONE_OF = {"linestyle": "none", "marker": ".", "markersize": 4}  # finitely many
 
 
 def names_of(game: Game, kind: str, count: int) -> list[str]:
@@ -138,8 +139,9 @@ def draw_numbers(
                 draw_bars(panel, one.names, one.values[:, None])
                 continue
             for i, values in enumerate(one.values.T):
-                colour, name = COLOURS[i % len(COLOURS)], one.names[i]
-                grown += panel.plot(values, color=colour, label=name, **one.style)
+                turn, which = divmod(i, len(COLOURS))
+                look = {"linestyle": ("-", "--")[turn % 2], **one.style}
+                grown += panel.plot(values, color=COLOURS[which], label=one.names[i], **look)
             panel.set_xlim(0, last)
             panel.locator_params(axis="x", integer=True, nbins=6)
             if one.style is ONE_OF and len(one.names) <= NAMED:
@@ -152,7 +154,9 @@ def draw_numbers(
         axes[0].set_ylabel((names[0] if len(names) == 1 else every[0].title).replace(" ", "\n", 1))
         if values.ndim == 2 and 1 < values.shape[1] <= NAMED:
             place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
-            axes[-1].legend(fontsize="small", handlelength=1.2, **place)
+            size = "small" if len(names) <= 5 else "x-small"
+            look = {"fontsize": size, "handlelength": 1.5, "labelspacing": 0.3}
+            axes[-1].legend(ncols=-(-len(names) // 8), **look, **place)
     for panel in rows[-1]:
         panel.set_xlabel("step")
     return grown
@@ -182,7 +186,10 @@ def draw_bars(
         axes.bar(at, values[:, a], width, color=COLOURS[a % len(COLOURS)], label=name)
     if count <= LABELLED:
         crowded = sum(map(len, places)) > CROWDED
-        turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-        axes.set_xticks(range(count), places, **turned)
+        axes.set_xticks(range(count), places, **(TURNED if crowded else {}))
     if 1 < several <= NAMED:
-        axes.legend(title=title, fontsize="small", loc="upper center", ncols=min(several, 4))
+        columns = min(several, max(1, CROWDED // (4 + max(map(len, names)))))
+        low, high = axes.get_ylim()
+        room = 0.09 * (-(-several // columns) + (title is not None))
+        axes.set_ylim(low, high + (high - low) * (0.03 + room))
+        axes.legend(title=title, fontsize="small", loc="upper center", ncols=columns)

@@ -388,11 +388,10 @@ def _rule_panels(game: Game, commitment: Commitment) -> list[Panel]:
         axes.set_ylabel(f"probability of action {actions[action]}" if finite else actions[action])
         axes.legend(fontsize="small")
 
+    what = "How likely it is to choose so" if finite else "What it does, exploration left out,"
     about = (
-        "What the leader does, its exploration left out, " if not finite else "How it chooses "
-    ) + (
-        "where one number that it observes moves through the range met in "
-        f"{EPISODES} episodes against random moves, the others staying as at a start."
+        f"{what} where one number that it observes goes through the range met in {EPISODES} "
+        "episodes against random moves, while the others stay as at a start."
     )
     return [Panel("Leader's rule", about, partial(draw, action=a)) for a in list(kept)[:OUTPUTS]]
 
@@ -499,8 +498,8 @@ def _odds(game: Game, who: str, policy: np.ndarray) -> Callable[[Any], None]:
     )
 
     def draw(axes: Any) -> None:
+        axes.set(xlabel="state", ylabel="probability", ylim=(0, 1))
         draw_bars(axes, states, policy, actions, title="action")
-        axes.set(xlabel="state", ylabel="probability", ylim=(0, 1.25))  # room for the legend
 
     return draw
 

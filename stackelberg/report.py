@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from stackelberg import figures, registry
+from stackelberg.best_known import BestKnown
 from stackelberg.charts import COLOURS, NO_GAP, Group, charts, plotly
 from stackelberg.config import TrainConfig
 from stackelberg.errors import InputError
@@ -87,8 +88,10 @@ class Run:
         row = {"run": self.name, "seed": seed, "status": self.status} | steps
         row |= {"seconds": sum(r["seconds"] for r in self.metrics)}
         if self.summary is None:
-            row |= {"sampled": one(last["leader_return"]), "ci95": None, "regret": None}
-            row |= {"exact": one(last["leader_objective"]), "gap": one(last["follower_gap"])}
+            exact, best = one(last["leader_objective"]), self.optimum[0]
+            row |= {"sampled": one(last["leader_return"]), "ci95": None, "exact": exact}
+            row |= {"regret": None if exact is None or best is None else best - exact}
+            row |= {"gap": one(last["follower_gap"])}
             return row | {"follower": one(last["follower_return"])}
         ours, theirs = self.summary["leader_return"], self.summary["follower_return"]
         row |= {
@@ -98,6 +101,23 @@ class Run:
         }
         row |= {"regret": one(self.summary["regret"]), "gap": one(self.summary["follower_gap"])}
         return row | {"follower": one(theirs["mean"])}
+
+    @cached_property
+    def optimum(self) -> tuple[float | None, str]:
+        """What the run is measured by, as its summary has it or else as known by now, in words."""
+        if self.summary is not None:
+            value, source = self.summary["optimum"], self.summary["optimum_source"]
+        else:
+            try:
+                value, source = BestKnown().optimum(load_leader(self.path).game)
+            except InputError:
+                value, source = None, None
+        if value is None:
+            return None, "optimum"
+        if source == "game":
+            return value, "the game's optimum"
+        own = self.summary is not None and self.summary["new_best"]
+        return value, "best known, by this run" if own else "best known"
 
     @property
     def command(self) -> str | None:
@@ -293,13 +313,8 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 def _best_known(runs: Sequence[Run]) -> tuple[float | None, str]:
     """The highest optimum that the runs have been measured by, and what it is called."""
-    known = [run.summary for run in runs if run.summary and run.summary["optimum"] is not None]
-    best = max(known, key=lambda summary: summary["optimum"], default=None)
-    if best is None:
-        return None, "optimum"
-    if best["optimum_source"] == "game":
-        return best["optimum"], "the game's optimum"
-    return best["optimum"], "best known, by this run" if best["new_best"] else "best known"
+    known = [run.optimum for run in runs if run.optimum[0] is not None]
+    return max(known, key=lambda one: one[0] or 0.0, default=(None, "optimum"))
 
 
 # ---------------------------------------------------------------- pictures

@@ -148,6 +148,17 @@ def test_rows_that_are_always_blank_are_left_out():
     assert not two[-10, 2].any()
 
 
+def test_every_picture_of_a_film_has_the_same_scales(tmp_path, monkeypatch):
+    figures, drawn = [], film._drawn
+    monkeypatch.setattr(film, "_drawn", lambda figure: figures.append(figure) or drawn(figure))
+    film.film(write_run(tmp_path, "duopoly"), tmp_path / "a.gif")
+    markets = [axes for figure in figures[2:] for axes in figure.axes]
+    assert len(markets) == 6
+    assert len({axes.get_xlim() for axes in markets}) == 1
+    assert len({axes.get_ylim() for axes in markets}) == 1
+    assert markets[0].get_xlim()[1] > markets[0].lines[0].get_xdata().max()
+
+
 def test_a_run_from_python_is_filmed_with_its_game_and_leader(tmp_path, capsys):
     game, config = stock(), TrainConfig(iterations=2, evaluation_episodes=2)
     run, gif = tmp_path / "run", tmp_path / "out.gif"

@@ -346,6 +346,9 @@ def test_an_unfinished_run_is_reported_as_far_as_it_goes(runs):
     file.write_text("".join(lines[:3]) + lines[3][:40])  # it is being written
     page = page_of("toy0")
     assert "toy0: unfinished: 3 of 5 outer iterations" in page.words
+    assert "The game's optimum" in page.cells
+    last = json.loads(lines[2])["leader_objective"]
+    assert f"{discrete_toy.OPTIMA[1.0] - last:.2g}" in page.cells
     assert len(page.charts()["learning_curves"]["data"][0]["y"]) == 3
 
 
