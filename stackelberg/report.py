@@ -549,22 +549,26 @@ def _met(summary: Sequence[Mapping[str, Any]]) -> _Table:
 
 
 def _of_group(one: Mapping[str, Any]) -> str:
-    runs = f"{min(one['runs'])} {one.get('run', 'run')}{'s' if min(one['runs']) > 1 else ''}"
+    runs = _runs(min(one["runs"]), one.get("run", "run"))
     runs += f" in each of {len(one['runs'])} tasks" if len(one["runs"]) > 1 else ""
     value = f"{one['group']}: interquartile mean of the leader's return {_number(one['iqm'])}"
-    return f"{value} {_interval(one['interval'])}, {runs}"
+    return value + _interval(one["interval"], runs)
 
 
 def _of_comparison(one: Mapping[str, Any]) -> str:
+    runs = " against ".join(map(_runs, one.get("runs", ()), one.get("run", ())))
     value = f"P({one['group']} does better than {one['over']}) = {one['probability']:.2g}"
-    runs = f", {' against '.join(map(str, one['runs']))} runs" if "runs" in one else ""
-    return f"{value} {_interval(one['interval'])}{runs}"
+    return value + _interval(one["interval"], runs or "runs")
 
 
-def _interval(ends: Sequence[float] | None) -> str:
+def _runs(count: int, run: str) -> str:
+    return f"{count} {run}{'s' if count > 1 else ''}" + " of one leader" * (run == "follower")
+
+
+def _interval(ends: Sequence[float] | None, runs: str) -> str:
     if ends is None:
-        return "(too few runs for an interval)"
-    return "[" + ", ".join(map(_number, ends)) + "]"
+        return f" ({runs}: too few for an interval)"
+    return f" [{', '.join(map(_number, ends))}] ({runs})"
 
 
 def _profile(run: str, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

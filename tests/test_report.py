@@ -444,11 +444,18 @@ def test_too_few_runs_have_no_interval(runs):
     file = Path("toy0/evaluation.json")
     found = json.loads(file.read_text())
     for one in found["groups"] + found["comparisons"]:
-        one["interval"] = None
+        several = "over" in one
+        one |= {"interval": None, "runs": [3, 2] if several else [3]}
+        one |= {"run": ["training run", "follower"] if several else "training run"}
     file.write_text(json.dumps(found))
-    words = page_of("toy0").words
-    assert "naive: interquartile mean of the leader's return 10.5 (too few runs for" in words
-    assert "P(naive does better than es) = 0 (too few runs for an interval)" in words
+    page = page_of("toy0")
+    few = "3 training runs: too few for an interval"
+    assert f"naive: interquartile mean of the leader's return 10.5 ({few})" in page.cells
+    few = "3 training runs against 2 followers of one leader: too few for an interval"
+    assert f"P(naive does better than es) = 0 ({few})" in page.cells
+    found["groups"][0]["interval"] = [9.5, 11.5]
+    file.write_text(json.dumps(found))
+    assert "return 10.5 [9.5, 11.5] (3 training runs)" in page_of("toy0").words
     found["standings"][0] |= {"diverges": True, "objective": None, "regret": None}
     file.write_text(json.dumps(found))
     assert "-inf" in page_of("toy0").cells
