@@ -115,7 +115,7 @@ class Run:
         if value is None:
             return None, "optimum"
         if source == "game":
-            return value, "the game's optimum"
+            return value, "optimum, by the game"
         own = self.summary is not None and self.summary["new_best"]
         return value, "best known, by this run" if own else "best known"
 
@@ -460,7 +460,7 @@ def _compared(outcomes: Sequence[Mapping[str, Any]]) -> _Table:
             str(one["seeds"]),
             _with(one["leader"], one["half"]),
             _number(one["optimum"])
-            + ("" if one["optimum"] is None else f" ({one['known_as'].removesuffix(' optimum')})"),
+            + ("" if one["optimum"] is None else f" ({one['known_as'].removeprefix('optimum, ')})"),
             _number(one["regret"], 2),
             _gap(one["gap"]),
             f"{one['leader_steps']:,}",
@@ -632,7 +632,7 @@ def _known(standing: Mapping[str, Any]) -> str:
     """An optimum and where it comes from."""
     if standing["optimum"] is None:
         return "unknown"
-    source = "the game's" if standing.get("optimum_source") == "game" else "best known"
+    source = "by the game" if standing.get("optimum_source") == "game" else "best known"
     source += ", this leader" if standing.get("optimum_is_own") else ""
     return f"{_number(standing['optimum'])} ({source})"
 

@@ -129,7 +129,7 @@ def test_it_says_what_was_run_and_what_came_out(runs):
         assert f"{value:.5g}" in page.cells
     told = summary["leader_return"]
     assert f"{told['mean']:.5g} ± {told['ci95']:.2g}" in page.cells
-    assert "The game's optimum" in page.cells
+    assert "Optimum, by the game" in page.cells
     assert "trained by expected-trace at access value against the follower exact" in page.words
     assert "5 outer iterations, seed 0" in page.words
     assert all(f"{name} {version}" in page.words for name, version in summary["versions"].items())
@@ -251,7 +251,7 @@ def test_runs_that_differ_in_seeds_are_one_curve_with_its_interval(runs):
     assert high["y"] == pytest.approx(values.mean(0) + half)
     assert mean["steps"] == metrics("toy0", "leader_steps")
     drawn = {one.get("name"): one for one in page.charts()["learning_curves"]["data"]}
-    line = drawn["the game's optimum"]
+    line = drawn["optimum, by the game"]
     assert line["y"] == pytest.approx([discrete_toy.OPTIMA[1.0]] * 2)
 
 
@@ -346,7 +346,7 @@ def test_an_unfinished_run_is_reported_as_far_as_it_goes(runs):
     file.write_text("".join(lines[:3]) + lines[3][:40])  # it is being written
     page = page_of("toy0")
     assert "toy0: unfinished: 3 of 5 outer iterations" in page.words
-    assert "The game's optimum" in page.cells
+    assert "Optimum, by the game" in page.cells
     last = json.loads(lines[2])["leader_objective"]
     assert f"{discrete_toy.OPTIMA[1.0] - last:.2g}" in page.cells
     assert len(page.charts()["learning_curves"]["data"][0]["y"]) == 3
