@@ -88,7 +88,31 @@ class LinearGaussian(nn.Module):
         return blurred(self.mean(observation), self.std().unsqueeze(1), self.unit)
 
 
-class MLPGaussian(nn.Module):
+class _Perceptron(nn.Module):
+    """A multi-layer perceptron for every leader, squashed by tanh into the bounds."""
+
+    geometry = GAUSSIAN
+
+    def __init__(
+        self,
+        inputs: int,
+        space: spaces.Space,
+        hidden: Sequence[int] = (64, 64),
+        seeds: Sequence[int] = (0,),
+        activation: Callable[[Tensor], Tensor] = torch.tanh,
+    ) -> None:
+        super().__init__()
+        self.count, self.rows = count_of(seeds), 1
+        self.squash, self.activation = Squash(space), activation
+        self.actions = self.squash.size
+        self.weights, self.biases = perceptrons([inputs, *hidden, self.actions], seeds, FIRST)
+
+    def mean(self, observation: Tensor) -> Tensor:
+        """Before squashing, [M, n, k]."""
+        return through(self.weights, self.biases, observation, self.activation)
+
+
+class MLPGaussian(_Perceptron):
     """A Gaussian around what a multi-layer perceptron says, M side by side, squashed by tanh.
 
     a = outward(mean(s) + std noise), see `stackelberg.squash`: dimensions without bounds are not
@@ -102,7 +126,6 @@ class MLPGaussian(nn.Module):
         activation: between the layers.
     """
 
-    geometry = GAUSSIAN
     unit = 0.1  # added to the noise where a step's length is told
 
     def __init__(
@@ -114,17 +137,9 @@ class MLPGaussian(nn.Module):
         noise: float = 0.5,
         activation: Callable[[Tensor], Tensor] = torch.tanh,
     ) -> None:
-        super().__init__()
-        self.count, self.rows = count_of(seeds), 1
-        self.squash, self.activation = Squash(space), activation
-        self.actions = self.squash.size
-        self.weights, self.biases = perceptrons([inputs, *hidden, self.actions], seeds, FIRST)
+        super().__init__(inputs, space, hidden, seeds, activation)
         log_std = torch.full((self.count, 1, self.actions), math.log(noise), dtype=torch.float64)
         self.log_std = nn.Parameter(log_std)
-
-    def mean(self, observation: Tensor) -> Tensor:
-        """Before squashing, [M, n, k]."""
-        return through(self.weights, self.biases, observation, self.activation)
 
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
         """As `stackelberg.types.BoxLeader.act`."""
@@ -139,32 +154,13 @@ class MLPGaussian(nn.Module):
         return blurred(self.mean(observation), self.log_std.exp(), self.unit)
 
 
-class MLPDeterministic(nn.Module):
+class MLPDeterministic(_Perceptron):
     """What a multi-layer perceptron says, M side by side, squashed by tanh into the bounds.
 
     Its gradient is the pathwise one. Arguments as of `MLPGaussian`.
     """
 
-    geometry = GAUSSIAN
     unit = 0.3  # standard deviation by which a step's length is told, before squashing
-
-    def __init__(
-        self,
-        inputs: int,
-        space: spaces.Space,
-        hidden: Sequence[int] = (64, 64),
-        seeds: Sequence[int] = (0,),
-        activation: Callable[[Tensor], Tensor] = torch.tanh,
-    ) -> None:
-        super().__init__()
-        self.count, self.rows = count_of(seeds), 1
-        self.squash, self.activation = Squash(space), activation
-        self.actions = self.squash.size
-        self.weights, self.biases = perceptrons([inputs, *hidden, self.actions], seeds, FIRST)
-
-    def mean(self, observation: Tensor) -> Tensor:
-        """Before squashing, [M, n, k]."""
-        return through(self.weights, self.biases, observation, self.activation)
 
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
         """As `stackelberg.types.BoxLeader.act`; the noise does not matter."""

@@ -10,6 +10,8 @@ from torch import Tensor
 from stackelberg import exact, linear
 from stackelberg.errors import InputError
 from stackelberg.game import Game
+from stackelberg.linear_model import linear_policy
+from stackelberg.oracle import require_oracle
 from stackelberg.types import Commitment, LinearResponse, TabularResponse
 
 
@@ -46,13 +48,8 @@ class ExactFollower:
 
     def check(self, game: Game) -> None:
         """Raise InputError unless it can play this game."""
-        if not (game.tabular or game.linear):
-            other = "sac" if isinstance(game.follower_space, spaces.Box) else "soft-q"
-            raise InputError(
-                "a tabular game, or a linear-quadratic one, for the follower exact",
-                f"'{game.name}', which shows neither tables nor matrices",
-                f"use another follower, for example {other}",
-            )
+        other = "sac" if isinstance(game.follower_space, spaces.Box) else "soft-q"
+        require_oracle(game, "the follower exact", f"another follower, for example {other}")
 
     @torch.no_grad()
     def best_respond(
@@ -84,7 +81,7 @@ class ExactFollower:
     def _linear(self, game: Game, commitment: Commitment) -> LinearResponse:
         model = game.matrices(commitment.design)
         count, size = len(commitment.policy), 1 + model.states
-        policy = linear.linear_policy(count, model.states, commitment.box)
+        policy = linear_policy(count, model.states, commitment.box)
         start = self._start(count, size, size)
         if self.sweeps is None:
             found = linear.best_response(model, policy, start)

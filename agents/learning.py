@@ -7,74 +7,22 @@ its present commitment whenever a target is computed, so experience outlives a c
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from agents.config import LearningConfig
+from agents.experience import Columns
 from stackelberg.access import Response
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.induced import FrozenLeader, InducedMDP, freeze
 from stackelberg.types import Commitment
 
-LARGEST = 2**30  # bytes of experience that a follower keeps of each leader, at most
-
 Report = Callable[[int, int, float | None], None]  # steps so far, most steps, gap
-Columns = dict[str, Tensor]  # transitions [n, ...] by the name of what is told of each
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearningConfig:
-    """How much a learning follower plays."""
-
-    copies: int = 64  # most episodes that run side by side in a call's first round; in all rounds
-    # where a game steps its copies one by one
-    first_steps: int | None = None  # most environment steps of the first call: unless given
-    # 4,194,304 with a table, 131,072 with networks
-    afresh_steps: int | None = None  # of a later one that cannot use earlier experience: unless
-    # given 131,072 with a table, 65,536 with networks
-    later_steps: int = 16_384  # of a later one that can
-
-    def __post_init__(self) -> None:
-        check_counts(self, "copies", "first_steps", "afresh_steps", "later_steps")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """How a learning follower trains networks.
-
-    Of each leader at most `capacity` transitions are kept, and of large ones fewer: with
-    observations of d numbers, what fits into 1 GiB, about 2^30 / (8 d) of them.
-    """
-
-    width: int = 64  # of the two hidden layers
-    step_size: float = 1e-3  # of Adam
-    capacity: int = 1_048_576  # transitions kept; the oldest give way
-    batch: int = 512  # transitions in an update
-    replays: float = 16.0  # how often a transition is drawn for updates, on average
-    lag: float = 0.01  # in (0, 1], by which target networks move towards the trained ones
-    tolerance: float = 0.02  # stop where the gap is surely below it, in temperatures per
-    # discounted step
-
-    def __post_init__(self) -> None:
-        check_counts(self, "width", "capacity", "batch")
-        for name in ("step_size", "replays", "lag", "tolerance"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"{name} > 0", f"{getattr(self, name)}", "use the default")
-        if self.lag > 1:
-            raise InputError("lag in (0, 1]", f"{self.lag}", "use for example 0.01")
-
-
-def check_counts(config: object, *names: str) -> None:
-    """Raise InputError unless these settings, where given, are integers >= 1."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name} >= 1", f"{value}", "give a positive count")
 
 
 def require_choices(name: str, game: Game) -> None:
@@ -85,71 +33,6 @@ def require_choices(name: str, game: Game) -> None:
             f"{game.follower_space!r}",
             "use the follower sac for actions in a Box",
         )
-
-
-class Experience:
-    """Transitions in columns, in a ring: the oldest give way.
-
-    Args:
-        capacity: most transitions that are kept; fewer where they would take more than 1 GiB.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.most = self.capacity = capacity
-        self.clear()
-
-    def __len__(self) -> int:
-        return self._count
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._slots: Columns = {}
-        self._room = self._count = self._next = 0
-
-    def add(self, rows: Columns) -> None:
-        """Append transitions, oldest first."""
-        size = sum(column[:1].nbytes for column in rows.values())
-        self.capacity = max(1, min(self.most, LARGEST // size))
-        rows = {name: column[-self.capacity :] for name, column in rows.items()}
-        fresh = len(next(iter(rows.values())))
-        self._reserve(min(self.capacity, self._next + fresh), rows)
-        where = (self._next + torch.arange(fresh)) % self.capacity
-        for name, column in rows.items():
-            self._slots[name][where] = column
-        self._count = min(self.capacity, max(self._count, self._next + fresh))
-        self._next = (self._next + fresh) % self.capacity
-
-    def _reserve(self, room: int, like: Columns) -> None:
-        if room <= self._room:
-            return
-        self._room = min(self.capacity, max(room, 2 * self._room))
-        for name, column in like.items():
-            grown = column.new_empty(self._room, *column.shape[1:])
-            if name in self._slots:
-                grown[: self._count] = self._slots[name][: self._count]
-            self._slots[name] = grown
-
-    def columns(self) -> Columns:
-        """All that is kept, in the order of the slots."""
-        return {name: slots[: self._count] for name, slots in self._slots.items()}
-
-    def rows(self, which: Tensor) -> Columns:
-        """Some of the slots, [n]."""
-        return {name: slots[which] for name, slots in self._slots.items()}
-
-    def state(self) -> dict[str, Tensor]:
-        if not self._count:
-            return {}
-        kept = {name: column.clone() for name, column in self.columns().items()}
-        return kept | {"next": torch.tensor(self._next)}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        self.clear()
-        if state:
-            rows = dict(state)
-            following = int(rows.pop("next"))
-            self.add(rows)
-            self._next = following
 
 
 class Learner(ABC):
@@ -310,50 +193,6 @@ def collect(play: InducedMDP, learner: Learner, strays: Tensor, length: int) -> 
 
 
 _COLUMNS = ("seen", "act", "rew", "terminated", "truncated", "follower", "out", "leader")
-
-
-def flat(columns: Columns) -> Columns:
-    """Transitions [T n, ...] of play [T, n, ...]."""
-    return {name: column.flatten(0, 1) for name, column in columns.items()}
-
-
-class Gap(NamedTuple):
-    """A best-response gap."""
-
-    value: float  # in units of the follower's return
-    error: float  # its standard error
-    time: float  # discounted steps of the play that it was measured by
-
-
-def gap_of(error: Tensor, slack: Tensor, over: Tensor, strays: Tensor, discount: float) -> Gap:
-    """A follower's best-response gap, as fresh play measures it.
-
-    Let V(x) = E_g[ Q(x, b) - beta log g(b|x) ], and for any behaviour h
-
-        e(h) = E_h sum_t gamma^t [ r_t + gamma V(x_{t+1}) - Q(x_t, b_t) ],
-        k(h) = beta E_h sum_t gamma^t KL( g(.|x_t) || softmax(Q(x_t, .) / beta) ),
-
-    the soft TD errors met, and what the actor g makes less of Q than it could. Whatever Q is, g
-    falls short of the best response g* by at most e(g*) - e(g) + k(g*). So the gap is taken to be
-    |e(h) - e(g)| + k(h), where h strays from g, in some copies hardly ever and in others always:
-    0 where Q and g are right, whatever the level of Q, and large where g is not worth what Q says,
-    or something else is worth more.
-
-    In units of the follower's return (entropies included), from the start states, cut at the time
-    limit. An estimate, and no bound where g* goes where straying copies do not.
-
-    Args:
-        error: soft TD errors of play [T, n]. slack: beta KL where straying copies were, [T, n'].
-        over: [T, n] bool, an episode ends; what follows is left out.
-        strays: [n], how often each copy does; g are those that never do.
-    """
-    weight = discount ** torch.arange(len(over), dtype=torch.float64).unsqueeze(-1)
-    weight = weight * (torch.cat([torch.zeros_like(over[:1]), over[:-1]]).cumsum(0) == 0)
-    sums, own = (weight * error).sum(0), strays == 0
-    known, other, less = sums[own], sums[~own], (weight[:, ~own] * slack).sum(0)
-    gap = (other.mean() - known.mean()).abs() + less.mean()
-    doubt = (known.var() / len(known) + (other.abs() + less).var() / len(other)).sqrt()
-    return Gap(gap.item(), doubt.item(), weight.expand_as(over).sum(0).mean().item())
 
 
 def draw(logits: Tensor, generator: torch.Generator) -> Tensor:

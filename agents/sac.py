@@ -7,13 +7,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from agents.learning import (
-    Learner,
-    LearningConfig,
-    LearningFollower,
-    NetworkConfig,
-    require_choices,
-)
+from agents.config import LearningConfig, NetworkConfig
+from agents.learning import Learner, LearningFollower, require_choices
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 
@@ -46,7 +41,8 @@ class DiscreteSACFollower(_ActorCriticFollower):
         require_choices(self.name, game)
 
     def learner(self, game: Game, generator: torch.Generator) -> Learner:
-        from agents.tianshou_networks import DiscreteActorCritic, NetworkLearner
+        from agents.tianshou_discrete import DiscreteActorCritic
+        from agents.tianshou_learner import NetworkLearner
 
         return NetworkLearner(game, self.config, self.network, DiscreteActorCritic, generator)
 
@@ -92,7 +88,8 @@ class SACFollower(_ActorCriticFollower):
             )
 
     def learner(self, game: Game, generator: torch.Generator) -> Learner:
-        from agents.tianshou_networks import BoxActorCritic, NetworkLearner
+        from agents.tianshou_box import BoxActorCritic
+        from agents.tianshou_learner import NetworkLearner
 
         space = within(cast(spaces.Box, game.follower_space), self.reach)
         kind = partial(BoxActorCritic, space=space)

@@ -3,7 +3,7 @@
 Apart from `soft_q.py` because importing Tianshou takes seconds.
 """
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from gymnasium import spaces
@@ -14,15 +14,14 @@ from tianshou.data import Batch
 from tianshou.utils.torch_utils import policy_within_training_step
 from torch import Tensor, nn
 
-from agents.learning import Columns, Learner, draw, flat, outlives
-from agents.replay import Replay
+from agents.config import SoftQConfig
+from agents.experience import Columns, flat
+from agents.learning import Learner, draw, outlives
+from agents.tianshou_parts import Replay, SeededPolicy
 from stackelberg.exact import SoftResponse
 from stackelberg.game import Game
 from stackelberg.induced import shows_action
 from stackelberg.types import Commitment, TabularResponse
-
-if TYPE_CHECKING:
-    from agents.soft_q import SoftQConfig
 
 _ERRORS = 3.0  # standard errors by which Q may be off before a response counts as unknown
 _POOLED = 4.0  # samples that the spread over all entries counts for in that of each
@@ -35,12 +34,12 @@ class TableLearner(Learner):
     What is kept of transitions, `grouped` says.
     """
 
-    config: "SoftQConfig"
+    config: SoftQConfig
     experience: Columns  # see `grouped`
     first_steps = 4_194_304
     afresh_steps = 131_072
 
-    def __init__(self, game: Game, config: "SoftQConfig") -> None:
+    def __init__(self, game: Game, config: SoftQConfig) -> None:
         super().__init__(game, config)
         states, shown = game.follower_observation_space.shape[0], 1
         if shows_action(game):
@@ -239,15 +238,10 @@ def response_error(
     return change.masked_fill(count < 2, float("inf"))[count.sum(-1) > 0].max()
 
 
-class BoltzmannPolicy(DiscreteQLearningPolicy):
+class BoltzmannPolicy(SeededPolicy, DiscreteQLearningPolicy):
     """Acts by g(b|x) = softmax(Q(x, b) / temperature)."""
 
     temperature: float
-    generator: torch.Generator
-
-    @staticmethod
-    def _compile() -> None:
-        """Skip compiling advantage estimators (seconds), which Q-learning never calls."""
 
     def forward(self, batch: Any, state: Any = None, model: Any = None) -> Any:
         q, state = (self.model if model is None else model)(batch.seen, state=state)

@@ -17,6 +17,7 @@ _names = (
     "lqr",
     "matrix",
     "pendulum",
+    "warehouse",
 )
 for _name in _names:
     pettingzoo.register("parallel", f"stackelberg/{_name}_v0", f"games.{_name}:parallel_env")

@@ -1,6 +1,7 @@
 """Numbers and functions of the design that games are given as, validated."""
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 from gymnasium import spaces
@@ -12,6 +13,7 @@ from stackelberg.game import Budget
 
 Array = ArrayLike | Tensor
 ArrayOrFunction = Array | Callable[[Tensor], Tensor]
+Made = TypeVar("Made")
 
 
 def array(name: str, given: Array) -> Tensor:
@@ -24,7 +26,64 @@ def array(name: str, given: Array) -> Tensor:
         ) from error
 
 
-def checked_design_space(space: spaces.Box) -> spaces.Box:
+class Parts:
+    """What a game under a design is made of: arrays as they are, and functions of the designs.
+
+    A function takes the designs of M leaders [M, d] to [M, ...], written in torch.
+
+    Args:
+        space: of designs. given: the parts by name; None where there is none.
+
+    Attributes:
+        functions: those parts that the design moves.
+        tried: every part in float64; functions at both ends of the space and in its middle,
+            [3, ...].
+
+    Raises:
+        InputError: for a space that is no bounded Box [d], or a part that is not as above.
+    """
+
+    def __init__(self, space: spaces.Box, **given: ArrayOrFunction | None) -> None:
+        trial = _trial_designs(_checked_space(space))
+        self.functions: dict[str, Callable[[Tensor], Tensor]] = {}
+        self.tried: dict[str, Tensor] = {}
+        for name, part in given.items():
+            if callable(part):
+                self.functions[name] = part
+                self.tried[name] = _evaluated(name, part, trial)
+            elif part is not None:
+                self.tried[name] = array(name, part)
+
+    def middle(self, name: str) -> Tensor:
+        """A part in the middle of the space."""
+        return self.tried[name][1] if name in self.functions else self.tried[name]
+
+    def under(self, design: Tensor | None) -> dict[str, Tensor]:
+        """The parts that designs [M, d] move, [M, ...] in float64, attached to them.
+
+        Raises:
+            InputError: without a design.
+        """
+        if design is None:
+            raise InputError("the designs [M, d]", "none", "pass what the leader commits to")
+        return {name: part(design).to(torch.float64) for name, part in self.functions.items()}
+
+
+class Latest(Generic[Made]):
+    """What was made of the designs that play last stepped under: it keeps them for long."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, Made] | None = None
+
+    def of(self, designs: Tensor, make: Callable[[Tensor, Tensor], Made]) -> Made:
+        """What `make` makes of designs [n, d]: of the distinct ones [U, d], and which each is."""
+        if self._last is None or not torch.equal(self._last[0], designs):
+            distinct, which = designs.unique(dim=0, return_inverse=True)
+            self._last = designs.clone(), make(distinct.to(torch.float64), which)
+        return self._last[1]
+
+
+def _checked_space(space: spaces.Box) -> spaces.Box:
     if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not space.is_bounded():
         raise InputError(
             "design_space: a bounded Box (or Budget) of shape (d,)",
@@ -34,7 +93,7 @@ def checked_design_space(space: spaces.Box) -> spaces.Box:
     return space
 
 
-def trial_designs(space: spaces.Box) -> Tensor:
+def _trial_designs(space: spaces.Box) -> Tensor:
     """Three designs [3, d] at which functions of the design are tried."""
     low, high = (torch.as_tensor(x, dtype=torch.float64) for x in (space.low, space.high))
     if isinstance(space, Budget):
@@ -42,7 +101,7 @@ def trial_designs(space: spaces.Box) -> Tensor:
     return torch.stack([low, (low + high) / 2, high])
 
 
-def evaluated(name: str, function: Callable[[Tensor], Tensor], trial: Tensor) -> Tensor:
+def _evaluated(name: str, function: Callable[[Tensor], Tensor], trial: Tensor) -> Tensor:
     """What a function of the design makes of the trial designs [3, d]: [3, ...]."""
     value = function(trial)
     if not isinstance(value, Tensor) or value.shape[:1] != trial.shape[:1]:

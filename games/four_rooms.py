@@ -32,7 +32,6 @@ INDEX = {cell: i for i, cell in enumerate(CELLS)}
 MOVES = [(-1, 0), (0, 1), (1, 0), (0, -1)]  # up, right, down, left
 START, TARGET = (4, 1), (8, 4)
 GOALS = [(1, 9), (11, 11)]
-SLIP = 0.44  # the chance that a uniformly drawn move replaces the chosen one
 TOTAL = 0.2  # the budget of penalties
 
 STANDARD = {"leader_discount": 0.99, "follower_discount": 0.99, "follower_observes_action": True}

@@ -1,7 +1,7 @@
 """Linear-quadratic games, given as matrices: batched stepping, derivatives and oracles for free."""
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Container
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -10,18 +10,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from games.arrays import (
-    Array,
-    ArrayOrFunction,
-    array,
-    checked_design_space,
-    evaluated,
-    listed,
-    trial_designs,
-)
+from games.arrays import Array, ArrayOrFunction, Latest, Parts, array, listed
 from stackelberg.errors import InputError
 from stackelberg.game import Game, Reenacted, Step
-from stackelberg.linear import LinearModel
+from stackelberg.linear_model import LinearModel
 from stackelberg.model import check_finite
 
 SYMMETRIC = 1e-9  # by how much of its largest entry a matrix may miss symmetry
@@ -122,7 +114,7 @@ class LinearGame(_Linear):
         r_L = -z' leader_cost z + height exp(-|bump z|^2 / 2),
 
     so that s' = c + A s + C a + B b is `torch.cat([c, A, C, B], 1)`, and a cost s'Qs + a'Na + b'Rb
-    is `scipy.linalg.block_diag(0, Q, N, R)`.
+    is `scipy.linalg.block_diag(0, Q, N, R)`; others are sums of `product` and `squared_error`.
 
     Args:
         transition: [n, K]. leader_cost, follower_cost: [K, K], symmetric; the follower's is
@@ -231,46 +223,53 @@ class LinearDesign(_Linear):
     ) -> None:
         super().__init__(**settings)
         self.name = name
-        self.leader_space = checked_design_space(design_space)
-        trial = trial_designs(design_space)
-        self._functions: dict[str, Callable[[Tensor], Tensor]] = {}
-        parts = {}
-        for part, given in (
-            ("transition", transition),
-            ("leader_cost", leader_cost),
-            ("follower_cost", follower_cost),
-            ("bump", bump),
-        ):
-            if callable(given):
-                self._functions[part] = given
-                parts[part] = evaluated(part, given, trial)
-            elif given is not None:
-                parts[part] = array(part, given)
-        self.moves_transition = callable(transition)
+        self._parts = Parts(
+            design_space,
+            transition=transition,
+            leader_cost=leader_cost,
+            follower_cost=follower_cost,
+            bump=bump,
+        )
+        self.leader_space, self.moves_transition = design_space, callable(transition)
         chance = _Chance(noise, initial_mean, initial_covariance)
-        model = _checked(self, parts, chance, 0, height, moved=self._functions)
+        moved = self._parts.functions
+        model = _checked(self, self._parts.tried, chance, 0, height, moved)
         self._describe(model, follower_space, limit)
-        self._stepped: tuple[Tensor, LinearModel] | None = None
+        self._stepped: Latest[LinearModel] = Latest()
 
     def matrices(self, design: Tensor | None = None) -> LinearModel:
-        if design is None:
-            raise InputError("the designs [M, d]", "none", "pass what the leader commits to")
-        made: dict[str, Any] = {p: f(design).to(torch.float64) for p, f in self._functions.items()}
-        return replace(self._model, **made)
+        moved: dict[str, Any] = {**self._parts.under(design)}
+        return replace(self._model, **moved)
 
     def _met(self, state: Tensor, leader_action: Tensor, b: Tensor) -> tuple[LinearModel, Tensor]:
-        if self._stepped is None or not torch.equal(self._stepped[0], leader_action):
-            designs, which = leader_action.unique(dim=0, return_inverse=True)
-            model = self.matrices(designs.to(torch.float64)).detach()
-            rows = which if len(designs) > 1 else 0
-            model = model.map(lambda part: part[rows] if part.dim() == 3 else part)
-            self._stepped = leader_action.clone(), model
-        return self._stepped[1], _joined(state, b)
+        return self._stepped.of(leader_action, self._rows), _joined(state, b)
+
+    def _rows(self, designs: Tensor, which: Tensor) -> LinearModel:
+        """The matrices of n rows under the designs [U, d] that they have, or of all under one."""
+        rows = which if len(designs) > 1 else 0
+        model = self.matrices(designs).detach()
+        return model.map(lambda part: part[rows] if part.dim() == 3 else part)
 
     def _attached(
         self, state: Tensor, leader_action: Tensor, b: Tensor
     ) -> tuple[LinearModel, Tensor]:
         return self.matrices(leader_action), _joined(state, b)
+
+
+# ---------------------------------------------------------------- costs
+
+
+def product(size: int, i: int, j: int) -> np.ndarray:
+    """z_i z_j as z' cost z: the symmetric cost [size, size]."""
+    half = np.zeros((size, size))
+    half[i, j] = 0.5
+    return half + half.T
+
+
+def squared_error(size: int, i: int, aim: float = 0.0) -> np.ndarray:
+    """(z_i - aim)^2 as z' cost z, where z_0 = 1: the symmetric cost [size, size]."""
+    constant, linear = product(size, 0, 0), product(size, 0, i)
+    return product(size, i, i) - 2 * aim * linear + aim**2 * constant
 
 
 # ---------------------------------------------------------------- stepping

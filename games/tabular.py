@@ -1,24 +1,15 @@
 """Games given as arrays: batched stepping and exact oracles for free."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from games.arrays import (
-    Array,
-    ArrayOrFunction,
-    array,
-    checked_design_space,
-    evaluated,
-    listed,
-    trial_designs,
-)
+from games.arrays import Array, ArrayOrFunction, Latest, Parts, array, listed
 from stackelberg.errors import InputError
 from stackelberg.game import Game, Step
 from stackelberg.model import TabularModel, check_distribution, check_finite, closed_classes
@@ -155,26 +146,25 @@ class TabularDesign(_Tabular):
     ) -> None:
         super().__init__(**settings)
         self.name = name
-        self.leader_space = checked_design_space(design_space)
-        trial = trial_designs(design_space)
-        kernel = _kernel("transition", _evaluate("transition", transition, trial), "[S, B, S]")
+        self._parts = parts = Parts(
+            design_space,
+            transition=transition,
+            leader_reward=leader_reward,
+            follower_reward=follower_reward,
+        )
+        self.leader_space, self.moves_transition = design_space, callable(transition)
+        for part in parts.functions:
+            check = check_distribution if part == "transition" else check_finite
+            check(part, parts.tried[part])
+        kernel = _kernel("transition", parts.middle("transition"), "[S, B, S]")
         states, actions = kernel.shape[-1], kernel.shape[-2]
         self._describe(states, actions)
-        self._functions: dict[str, Callable[[Tensor], Tensor]] = {}
-        self._stepped: _Stepped | None = None
+        self._stepped: Latest[tuple[_Outcomes, Tensor]] = Latest()
         rewards = {}
-        for name_, given in (
-            ("leader_reward", leader_reward),
-            ("follower_reward", follower_reward),
-        ):
-            value = _evaluate(name_, given, trial)
-            if callable(given):
-                _check_whole(name_, array(name_, value), (states, actions))
-                self._functions[name_] = given
-            rewards[name_] = _reward(name_, value, (states, actions))
-        if callable(transition):
-            self._functions["transition"] = transition
-            self.moves_transition = True
+        for part in ("leader_reward", "follower_reward"):
+            if part in parts.functions:
+                _check_whole(part, parts.middle(part), (states, actions))
+            rewards[part] = _reward(part, parts.middle(part), (states, actions))
         self._termination = _termination(termination, (states, actions, states))
         self._simulated = None
         if simulated_transition is not None:
@@ -203,15 +193,11 @@ class TabularDesign(_Tabular):
 
     def _under(self, design: Tensor | None, kernel: Tensor) -> TabularModel:
         """The arrays under the designs [M, d], with a single leader action."""
-        if design is None:
-            raise InputError("the designs [M, d]", "none", "pass what the leader commits to")
         arrays = {
             "transition": kernel,
             "leader_reward": self._model.leader_reward,
             "follower_reward": self._model.follower_reward,
-        }
-        for name, function in self._functions.items():
-            arrays[name] = function(design).to(torch.float64)
+        } | self._parts.under(design)
         going, ending = _split(arrays["transition"], self._termination)
         return replace(
             self._model,
@@ -228,13 +214,12 @@ class TabularDesign(_Tabular):
         follower_action: Tensor,
         generator: torch.Generator,
     ) -> Step:
-        if self._stepped is None or not torch.equal(self._stepped.designs, leader_action):
-            designs, which = leader_action.unique(dim=0, return_inverse=True)
-            model = self.simulated_model(designs.to(torch.float64))
-            outcomes = _Outcomes(model.detach(), len(designs))
-            self._stepped = _Stepped(leader_action.clone(), which, outcomes)
-        _, which, outcomes = self._stepped
+        outcomes, which = self._stepped.of(leader_action, self._outcomes_of)
         return outcomes.step(which, state, 0, follower_action, generator)
+
+    def _outcomes_of(self, designs: Tensor, which: Tensor) -> tuple["_Outcomes", Tensor]:
+        """What steps under the designs [U, d] draw from, and which of them each row has [n]."""
+        return _Outcomes(self.simulated_model(designs).detach(), len(designs)), which
 
 
 # ---------------------------------------------------------------- stepping
@@ -276,14 +261,6 @@ class _Outcomes:
         outcome = found - row * self.outcomes
         leader_reward, follower_reward = (reward[row] for reward in self.rewards)
         return Step(outcome % self.states, leader_reward, follower_reward, outcome >= self.states)
-
-
-class _Stepped(NamedTuple):
-    """What steps under the last designs [n, d] draw from: play keeps them for long."""
-
-    designs: Tensor
-    which: Tensor  # [n] of the distinct ones
-    outcomes: _Outcomes
 
 
 def _split(kernel: Tensor, termination: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -360,15 +337,6 @@ def _termination(given: Array | None, shape: tuple[int, ...]) -> Tensor | None:
             "mark terminal states with 1 and all others with 0",
         )
     return _broadcast("termination", termination, shape, (0, 1, len(shape)))
-
-
-def _evaluate(name: str, given: ArrayOrFunction, trial: Tensor) -> Array:
-    """The array in the middle of the design space; a function's values are all validated."""
-    if not callable(given):
-        return given
-    value = evaluated(name, given, trial)
-    (check_distribution if name == "transition" else check_finite)(name, value)
-    return value[1]
 
 
 def _check_whole(name: str, value: Tensor, shape: tuple[int, ...]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from stackelberg.config import Access
 from stackelberg.errors import InputError, told
 from stackelberg.game import Game
-from stackelberg.linear import LinearAnswer
+from stackelberg.linear_model import LinearAnswer
 
 
 class Response(Protocol):

@@ -31,7 +31,7 @@ class Known(NamedTuple):
 
 def beats(value: float, other: float | None) -> bool:
     """Is the value better than the other, beyond rounding?"""
-    return other is None or value > other + ROUNDING * max(1.0, abs(other))
+    return other is None or value - other > ROUNDING * max(1.0, abs(value))
 
 
 class BestKnown:

@@ -114,6 +114,8 @@ def check_game(
         note("horizon", _horizon, game)
         if exactly or game.linear:
             note("gradient", _gradient, game)
+        if game.linear:
+            note("bounds", _bounds, game)
         note("speed", _speed, game)
     return findings
 
@@ -157,10 +159,10 @@ def _failure(name: str, error: BaseException) -> Finding:
 
 
 def _described(game: Game) -> str:
-    forms = {"in arrays": game.tabular, "in matrices": game.linear, "stepped, without tables": True}
-    kind = next(form for form, its in forms.items() if its)
+    forms = {"given in arrays": game.tabular, "given in matrices": game.linear}
+    kind = next((form for form, its in forms.items() if its), "stepped, with no tables to read")
     return (
-        f"'{game.name}' {kind}: leader {game.leader_space}, follower {game.follower_space}, "
+        f"'{game.name}' is {kind}: leader {game.leader_space}, follower {game.follower_space}, "
         f"temperature {game.temperature:g}, horizon {game.horizon}"
     )
 
@@ -182,8 +184,8 @@ def _api(make: Callable[[], Any]) -> Finding:
     texts = [str(one.message) for one in said if issubclass(one.category, UserWarning)]
     told = [text for text in texts if not text.startswith(EXPECTED)]
     if told:
-        return Finding("api", "warn", f"parallel_api_test warns: {told[0]}", "see its own words")
-    return Finding("api", "ok", "passes PettingZoo's parallel_api_test")
+        return Finding("api", "warn", f"parallel_api_test warns: {told[0]}", "do what it asks for")
+    return Finding("api", "ok", "it passes PettingZoo's own test, parallel_api_test")
 
 
 def _walk(make: Callable[[], Any], seed: int) -> _Walk:
@@ -208,19 +210,26 @@ def _walk(make: Callable[[], Any], seed: int) -> _Walk:
 
 
 def _episodes(walk: _Walk) -> Finding:
-    count = f"{len(walk.first)} episodes with {len(walk.steps)} steps under random actions"
+    count = f"{len(walk.steps)} steps of random actions, in {_episodes_of(len(walk.first))}"
     if walk.error:
         return Finding("episodes", "fail", f"after {count}: {walk.error}", "mend reset() or step()")
     ended = sum(any(step[2].values()) for step in walk.steps)
     cut = sum(any(step[3].values()) for step in walk.steps)
-    return Finding("episodes", "ok", f"{count}; {ended} terminations, {cut} truncations")
+    said = (
+        f"{count}: {ended} ended by the rules (terminated), {cut} cut by a time limit (truncated)"
+    )
+    return Finding("episodes", "ok", said)
+
+
+def _episodes_of(count: int) -> str:
+    return "1 episode" if count == 1 else f"{count} episodes"
 
 
 def _determinism(make: Callable[[], Any], walk: _Walk) -> Finding:
     """Do two fresh environments play the same episodes from the same seeds?"""
     again, name = _walk(make, 0), "determinism"
     if not walk.steps:
-        return Finding(name, "fail", "there is no step to compare", "see episodes")
+        return Finding(name, "fail", "there is no step to compare", "see episodes, above")
     for i, (one, other) in enumerate(
         [*zip(walk.first, again.first, strict=False), *zip(walk.steps, again.steps, strict=False)]
     ):
@@ -238,7 +247,8 @@ def _determinism(make: Callable[[], Any], walk: _Walk) -> Finding:
     if len(walk.steps) != len(again.steps):
         counts = f"{len(walk.steps)} and {len(again.steps)} steps"
         return Finding(name, "fail", f"the same seeds give {counts}", "seed all randomness")
-    return Finding(name, "ok", f"{len(walk.steps)} steps are the same from the same seeds")
+    said = f"two environments with the same seeds and actions play the same {len(walk.steps)} steps"
+    return Finding(name, "ok", said)
 
 
 def _observations(make: Callable[[], Any], walk: _Walk) -> Finding:
@@ -260,12 +270,12 @@ def _observations(make: Callable[[], Any], walk: _Walk) -> Finding:
             )
         if not loose and not own[agent].contains(observation):
             kind = getattr(observation, "dtype", type(observation).__name__)
-            loose = f"agent '{agent}' observes {kind}, its space is {own[agent]}"
+            loose = f"agent '{agent}' observes {kind}, while its space is {own[agent]}"
     if not count:
-        return Finding(name, "fail", "nothing was observed", "see episodes")
+        return Finding(name, "fail", "nothing was observed", "see episodes, above")
     if loose:
         return Finding(name, "warn", loose, "return the space's own dtype")
-    return Finding(name, "ok", f"all {count} are in their spaces")
+    return Finding(name, "ok", f"all {count} observations lie in the agents' spaces")
 
 
 def _spaces(make: Callable[[], Any]) -> Finding:
@@ -280,7 +290,8 @@ def _spaces(make: Callable[[], Any]) -> Finding:
             if one is not other:
                 advice = "make it once, in __init__: seeds of its samples are lost otherwise"
                 return Finding(name, "warn", f"{what} is a new object with every call", advice)
-    return Finding(name, "ok", "the same objects with every call")
+    said = "observation_space() and action_space() return the same object at every call"
+    return Finding(name, "ok", said)
 
 
 def _rewards(walk: _Walk) -> Finding:
@@ -294,10 +305,10 @@ def _rewards(walk: _Walk) -> Finding:
                 said = f"agent '{agent}' is paid {reward!r} at step {k + 1}"
                 return Finding("rewards", "fail", said, "pay finite numbers")
             seen.setdefault(agent, []).append(float(number.reshape(())))
-    said = "; ".join(f"'{a}' {min(r):.4g} to {max(r):.4g}" for a, r in seen.items())
+    said = ", ".join(f"'{a}' from {min(r):.4g} to {max(r):.4g}" for a, r in seen.items())
     if not seen:
-        return Finding("rewards", "fail", "nobody was paid in any step", "see episodes")
-    return Finding("rewards", "ok", f"finite in {len(walk.steps)} steps: {said}")
+        return Finding("rewards", "fail", "nobody was paid in any step", "see episodes, above")
+    return Finding("rewards", "ok", f"finite numbers in all {len(walk.steps)} steps: {said}")
 
 
 # ---------------------------------------------------------------- as a game
@@ -315,8 +326,9 @@ def _exact_influence(game: Game) -> Finding:
         moved = max(moved, (best.amax(2) - best.amin(2)).max().item())
     gain = (worth.max() - worth.min()).item() / max(1.0, worth.abs().max().item())
     said = (
-        f"among {MOVES} random leaders the best response moves by up to {moved:.2g} in "
-        f"probability, the leader's return from {worth.min():.4g} to {worth.max():.4g}"
+        f"against {MOVES} random leaders the follower's best response differs by up to {moved:.2g} "
+        "in the probability of an action, and the leader's return lies between "
+        f"{worth.min():.4g} and {worth.max():.4g}"
     )
     return _influence(said, gain > 1e-9, moved > 1e-6)
 
@@ -328,9 +340,13 @@ def _sampled_influence(game: Game) -> Finding:
     paid = max((base.leader_reward - p.leader_reward).abs().max().item() for p in played)
     met = max((base.follower_reward - p.follower_reward).abs().max().item() for p in played)
     seen = max((base.observation - p.observation).abs().max().item() for p in played)
+    parts = {"leader's reward": paid, "follower's reward": met, "follower's observations": seen}
+    told = (
+        f"the {what} by {by:.3g}" if by else f"the {what} not at all" for what, by in parts.items()
+    )
     said = (
-        f"from the same seeds, {len(played)} constant leaders change a leader's reward by up to "
-        f"{paid:.3g}, a follower's by {met:.3g}, what it observes by {seen:.3g}"
+        f"one action of the leader throughout instead of another, of {len(played)}, changes "
+        f"{', '.join(told)} at most"
     )
     return _influence(said, paid > 0 or met > 0 or seen > 0, met > 0 or seen > 0)
 
@@ -340,7 +356,7 @@ def _influence(said: str, matters: bool, reacts: bool) -> Finding:
         advice = "let rewards or transitions depend on the leader's moves"
         return Finding("influence", "fail", said, advice)
     if not reacts:
-        advice = "without a follower that reacts there is no leader-follower problem: see its pay"
+        advice = "let the leader's moves matter to the follower: else it has nothing to react to"
         return Finding("influence", "warn", said, advice)
     return Finding("influence", "ok", said)
 
@@ -357,7 +373,8 @@ def _exact_scale(game: Game) -> Finding:
     spread = (value.amax(-1) - value.amin(-1)) / game.temperature
     visits = exact.visitation(model, policy, best.policy).clamp(min=0).unsqueeze(-1) * policy
     mean = ((visits * spread).sum() / visits.sum()).item()
-    return _scale("exact action values of the follower", mean, spread[visits > 0].max().item())
+    most = spread[visits > 0].max().item()
+    return _scale("between the best and the worst action the follower's exact values", mean, most)
 
 
 def _sampled_scale(game: Game) -> Finding:
@@ -369,7 +386,7 @@ def _sampled_scale(game: Game) -> Finding:
         returns.append((played.follower_reward * discount).sum(1))
     spread = (torch.stack(returns).amax(0) - torch.stack(returns).amin(0)) / game.temperature
     return _scale(
-        f"the follower's return over {len(returns)} first actions in {COPIES} episodes",
+        f"between {len(returns)} first actions in {COPIES} episodes the follower's returns",
         spread.mean().item(),
         spread.max().item(),
         WIDE if isinstance(game.follower_space, spaces.Discrete) else math.inf,
@@ -378,7 +395,7 @@ def _sampled_scale(game: Game) -> Finding:
 
 def _scale(what: str, mean: float, largest: float, wide: float = WIDE) -> Finding:
     """In a Box no spread is too wide: the best response moves smoothly however narrow it is."""
-    said = f"{what} spread over {mean:.3g} temperatures on average, at most {largest:.3g}"
+    said = f"{what} differ by {mean:.3g} times the temperature on average, {largest:.3g} at most"
     if largest < NARROW:
         advice = "the follower is nearly uniform: lower the temperature or raise its rewards"
         return Finding("temperature", "warn", said, advice)
@@ -398,7 +415,10 @@ def _horizon(game: Game) -> Finding:
     players = {"leader": game.leader_discount, "follower": game.follower_discount}
     shares = {who: (cut * rate**lengths).mean().item() for who, rate in players.items()}
     told = " and ".join(f"{share:.2g} of the {who}'s" for who, share in shares.items())
-    said = f"time limits hide {told} discounted weight, after {lengths.mean():.4g} steps on average"
+    said = (
+        f"episodes end after {lengths.mean():.4g} steps on average; beyond a time limit lies "
+        f"{told} discounted return, were all rewards alike"
+    )
     if max(shares.values()) > BEYOND:
         needed = math.ceil(math.log(0.1) / math.log(max(players.values())))
         longer = f"allow longer episodes (after {needed} steps 0.1 is left) or lower the discounts"
@@ -442,16 +462,40 @@ def _gradient(game: Game) -> Finding:
             "gradient",
             "warn",
             f"the exact hypergradient at the default leader has length {size:.2g}",
-            "start from another leader (--leader spread), or see influence",
+            "start from another leader (--leader spread), or see influence, above",
         )
     cosine = (inner(estimate, true) / (norm(estimate) * size).clamp(min=1e-300)).item()
     said = (
-        f"from {seen.steps} steps of play the expected trace points {cosine:.3f} (cosine) along "
-        f"the exact hypergradient, whose length is {size:.3g}"
+        f"the default estimate, learned from {seen.steps} steps of play, has a cosine of "
+        f"{cosine:.3f} with the exact hypergradient, whose length is {size:.3g}"
     )
     if cosine < ALIGNED:
         return Finding("gradient", "warn", said, "play more per iteration (--streams, --steps)")
     return Finding("gradient", "ok", said)
+
+
+def _bounds(game: Game) -> Finding:
+    """Is there a bound that the oracles do not know?"""
+    acting = {"follower": game.follower_space}
+    if game.leader_moves == "every step":
+        acting["leader"] = game.leader_space
+    known = [
+        f"the bounds of the {who}'s {space}"
+        for who, space in acting.items()
+        if isinstance(space, spaces.Box) and np.isfinite([space.low, space.high]).any()
+    ]
+    if not known:
+        return Finding(
+            "bounds", "ok", "actions at a step are unbounded, as exact solutions take it"
+        )
+    return Finding(
+        "bounds",
+        "warn",
+        f"{' and '.join(known)} are kept by those who look for actions inside, as the follower sac "
+        "and network leaders do, but neither by linear leaders nor by exact solutions (the "
+        "follower exact, `solve`, optimum and regret)",
+        "leave bounds out, or see to it that good actions lie well inside",
+    )
 
 
 def _derivative(surrogate: Any, parameters: list[Any]) -> list[Tensor]:
@@ -468,7 +512,7 @@ def _speed(game: Game) -> Finding:
         vector.reset(found.terminated | found.truncated)
         least = min(least, time.perf_counter() - begun)
     rate = COPIES / least
-    said = f"{rate:,.0f} steps per second in {COPIES} copies"
+    said = f"{rate:,.0f} steps per second, in {COPIES} copies side by side"
     if rate < SLOW:
         return Finding("speed", "warn", said, "profile step(): a follower takes 10,000s of steps")
     return Finding("speed", "ok", said)

@@ -5,22 +5,44 @@ import dataclasses
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
 from stackelberg.config import Access, EstimatorName, TrainConfig
 from stackelberg.errors import InputError
+from stackelberg.usage import usage_error
+
+
+def _out_of(kind: str) -> Callable[[str], str]:
+    """What help says behind an option that names something registered; read when help is asked."""
+
+    def hint(default: str) -> str:
+        from stackelberg import registry
+
+        return f"(out of {', '.join(registry.names(kind))}; default: {default})"
+
+    return hint
+
+
+def _optional(metavar: str) -> Any:
+    """An option that says itself what is done without it."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
 
 GameReference = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GAME")]
-Options = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
+Options = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _optional("KEY=VALUE")]
+Agent = Annotated[str | None, _optional("AGENT")]
+Folder = Annotated[Path | None, _optional("PATH")]
+LeaderName = Annotated[str, tyro.conf.arg(help_behavior_hint=_out_of("leaders"))]
+FollowerName = Annotated[str, tyro.conf.arg(help_behavior_hint=_out_of("followers"))]
 
 
 @dataclasses.dataclass(frozen=True)
 class Games:
-    """List the shipped games with their known optima, leaders, followers and estimators."""
+    """List the shipped games with their known optima, and the leaders, followers and estimators."""
 
     json: bool = False
     """Print one JSON object."""
@@ -55,24 +77,23 @@ class Train:
     """Train a leader against a best-responding follower."""
 
     game: GameReference
-    """A shipped name (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
+    """A shipped game (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
     game_option: Options = ()
-    """An option of the game, repeatable."""
-    leader_agent: str | None = None
-    """Who leads in a PettingZoo environment; what it says itself, or "leader", unless given."""
-    leader: str = "default"
-    """default (what fits the game's action space), spread (the same from N(0, 1)), or mlp."""
-    follower: str = "exact"
-    """What best-responds: exact, soft-q, discrete-sac, sac (in a Box), path/to/file.py:Class, or
-    module:Class."""
+    """An option of the game, as bonus=2; repeatable. A wrong KEY lists them all."""
+    leader_agent: Agent = None
+    """The agent of a PettingZoo environment that leads, unless its metadata name it."""
+    leader: LeaderName = "default"
+    """default fits the game, spread starts it from N(0, 1), the others are networks."""
+    follower: FollowerName = "exact"
+    """What best-responds: a name, or your own: path/to/file.py:Class, or module:Class."""
     follower_option: Options = ()
-    """An option of the follower, repeatable."""
+    """An option of the follower, as sweeps=1; repeatable."""
     seed: int = 0
     """Decides all randomness."""
-    out: Path | None = None
+    out: Folder = None
     """Run directory, new or empty; runs/GAME unless given."""
     resume: bool = False
-    """Go on with the run in --out, with its own options; only iterations may be others: more."""
+    """Go on with the run in --out, by its own options; only --iterations may be new: more."""
     quiet: bool = False
     """No progress bar, nothing on stdout."""
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = dataclasses.field(default_factory=TrainConfig)
@@ -157,9 +178,9 @@ class Solve:
     """Find the leader's exact optimum where a game shows tables or matrices, from many restarts."""
 
     game: GameReference
-    """A shipped name (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
+    """A shipped game (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
     game_option: Options = ()
-    """An option of the game, repeatable."""
+    """An option of the game, as bonus=2; repeatable. A wrong KEY lists them all."""
     restarts: int = 64
     """Starting points, from nearly uniform to nearly deterministic leaders."""
     steps: int = 100
@@ -185,7 +206,7 @@ class Solve:
         for name, least in (("restarts", 1), ("steps", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} >= {least}", f"{getattr(self, name)}", "use the default")
-        game = registry.make_game(self.game, self.game_option)
+        game = registry.make_game(self.game, self.game_option, oracle=True)
         require_oracle(game)
         draws = np.random.SeedSequence(self.seed).generate_state(self.restarts)
         leader = registry.load("leaders", "spread")(game, draws.tolist())
@@ -252,30 +273,30 @@ class Study:
     """Measure what a leader reaches against followers that stop short of their best response."""
 
     game: GameReference
-    """A shipped name (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
+    """A shipped game (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
     game_option: Options = ()
-    """An option of the game, repeatable."""
+    """An option of the game, as bonus=2; repeatable. A wrong KEY lists them all."""
     sweeps: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
     """Soft policy sweeps after which a follower stops, one follower for each number."""
     restart: tuple[Literal["carry", "reset"], ...] = ("carry", "reset")
     """Each follower starts from its last values (carry), from 0 (reset), or both in turn."""
     backups: int = 1
     """Evaluation backups in a sweep."""
-    leader: str = "default"
-    """default (what fits the game's action space), spread (the same from N(0, 1)), or mlp."""
+    leader: LeaderName = "default"
+    """default fits the game, spread starts it from N(0, 1), the others are networks."""
     seeds: int = 10
     """Leaders side by side against every follower, from the seeds 0, 1, ..."""
     iterations: int = TrainConfig.iterations
     """Outer iterations of every training."""
     streams: int = TrainConfig.streams
     """Parallel streams of play per outer iteration."""
-    steps: int | None = TrainConfig.steps
+    steps: Annotated[int | None, _optional("INT")] = TrainConfig.steps
     """Steps of each stream per outer iteration; the game's horizon unless given."""
     estimator: EstimatorName = TrainConfig.estimator
-    """Hypergradient estimator."""
+    """Hypergradient estimator; naive leaves out that followers react."""
     access: Access = TrainConfig.access
-    """What the leader may see of the follower."""
-    out: Path | None = None
+    """What the leader sees of the follower: values and policy, policy, or what it does alone."""
+    out: Folder = None
     """Folder for table and figure, new or empty; runs/GAME_study unless given."""
     json: bool = False
     """Print one JSON object, what study.json holds."""
@@ -297,7 +318,7 @@ class Study:
             raise InputError("restart carry, reset or both", "none", "name at least one")
         settings = ("iterations", "streams", "steps", "estimator", "access")
         config = TrainConfig(**{name: getattr(self, name) for name in settings})
-        game = registry.make_game(self.game, self.game_option)
+        game = registry.make_game(self.game, self.game_option, oracle=True)
         followers = self.followers()
         make, seeds = registry.load("leaders", self.leader), range(self.seeds)
         out = self.out or Path("runs") / f"{game.name}_study"
@@ -343,16 +364,23 @@ class Evaluate:
     """Measure frozen leaders against freshly trained followers."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR [DIR ...]")]
-    """Run directories; the first one takes evaluation.json and evaluation.csv."""
+    """Run directories; the first one takes evaluation.json and evaluation.csv. Of an unfinished run
+    it is the newest checkpoint that is evaluated."""
     followers: str | None = None
     """Kinds of followers, A,B,...: as `train --follower` takes them; what suits the game unless
     given."""
+    follower_option: Options = ()
+    """An option of the follower that --followers names, repeatable; where it names several,
+    FOLLOWER.KEY=VALUE, for example sac.first_steps=8192."""
     seeds: int = 5
     """Trainings of every kind, from the seeds 0, 1, ..."""
     temperatures: str | None = None
     """At which followers best-respond, X,Y,...; the game's own unless given."""
     episodes: int = 1000
     """In which leader and follower meet after each training."""
+    half_width: float | None = None
+    """Go on with episodes until the 95 % interval of the leader's discounted return is no wider to
+    either side, up to a hundredfold; unless given, the interval is what it is."""
     cross_play: bool = False
     """Let every follower meet the leaders of the other runs as well, and draw a heat map."""
     jobs: int = 1
@@ -382,10 +410,11 @@ class Evaluate:
             result = evaluate(
                 {str(path): path for path in self.runs},
                 None,
-                None if self.followers is None else self.followers.split(","),
+                self.kinds(),
                 seeds=range(self.seeds),
                 temperatures=None if self.temperatures is None else _numbers(self.temperatures),
                 episodes=self.episodes,
+                half_width=self.half_width,
                 cross_play=self.cross_play,
                 jobs=self.jobs,
                 kept=first / "evaluations",
@@ -399,6 +428,33 @@ class Evaluate:
         elif not self.quiet:
             print_tables(result)
             print(f"written to {first}/evaluation.json and evaluation.csv")
+
+    def kinds(self) -> dict[str, Any] | None:
+        """What makes the followers that are named; None where that is left to the game."""
+        from functools import partial
+
+        from stackelberg.registry import make_follower
+
+        if self.followers is None and not self.follower_option:
+            return None
+        names = (self.followers or "").split(",")
+        if len(set(names)) < len(names) or "" in names:
+            got = f"'{self.followers}'" if self.followers else "options alone"
+            raise InputError(
+                "--followers A,B,..., each named once", got, "for example exact,soft-q"
+            )
+        own: dict[str, list[str]] = {name: [] for name in names}
+        for option in self.follower_option:
+            heads = [name for name in names if option.startswith(f"{name}.")]
+            if len(names) > 1 and not heads:
+                raise InputError(
+                    f"FOLLOWER.KEY=VALUE for one of {', '.join(names)}",
+                    f"'{option}'",
+                    f"write for example {names[-1]}.{option}",
+                )
+            name = max(heads, key=len, default=names[0])
+            own[name].append(option.removeprefix(f"{name}."))
+        return {name: partial(make_follower, name, options) for name, options in own.items()}
 
 
 def _numbers(text: str) -> list[float]:
@@ -464,20 +520,23 @@ class Check:
     """Examine a game or a PettingZoo environment: what is right, and what to mend."""
 
     game: GameReference
-    """A shipped name (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
+    """A shipped game (see `stackelberg games`), path/to/file.py:factory, or module:factory."""
     game_option: Options = ()
-    """An option of the game, repeatable."""
-    leader_agent: str | None = None
-    """Who leads in a PettingZoo environment; what it says itself, or "leader", unless given."""
+    """An option of the game, as bonus=2; repeatable. A wrong KEY lists them all."""
+    leader_agent: Agent = None
+    """The agent of a PettingZoo environment that leads, unless its metadata name it."""
     json: bool = False
     """Print one JSON object."""
 
     def run(self) -> int:
         from stackelberg import registry
         from stackelberg.check import check_game
+        from stackelberg.game import Game
         from stackelberg.process import interruptible, single_thread
 
-        _, make, settings = registry.make_subject(self.game, self.game_option)
+        game, make, settings = registry.make_subject(self.game, self.game_option)
+        if isinstance(game, Game):
+            registry.check_leader_agent(game, self.leader_agent)
         interruptible()
         with single_thread():
             findings = check_game(make, self.leader_agent, **settings)
@@ -491,7 +550,8 @@ class Check:
             if one.status != "ok":
                 print(f"{'':<19}to do: {one.advice}")
         doubts = sum(one.status == "warn" for one in findings)
-        print(f"{len(findings)} items: {len(bad)} to mend, {doubts} to look at")
+        items = "1 item" if len(findings) == 1 else f"{len(findings)} items"
+        print(f"{items}: {len(bad)} to mend, {doubts} to look at")
         return 2 if bad else 0
 
 
@@ -527,16 +587,18 @@ def _sentence(summary: dict[str, Any], out: Path) -> str:
     return f"leader return {leader['mean']:.6g}{spread}{beside}{short}; written to {out}"
 
 
-Command = (
-    Annotated[Games, tyro.conf.subcommand("games")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Solve, tyro.conf.subcommand("solve")]
-    | Annotated[Study, tyro.conf.subcommand("study")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Play, tyro.conf.subcommand("play")]
-    | Annotated[Check, tyro.conf.subcommand("check")]
-)
+Command = Games | Train | Solve | Study | Evaluate | Report | Play | Check
+
+
+def _options(command: type) -> dict[str, Any]:
+    """The options of a command, as --name, with the types of their values."""
+    found: dict[str, Any] = {"--help": bool}
+    for field in dataclasses.fields(command):
+        if field.name == "config":
+            found |= _options(TrainConfig)
+        else:
+            found[f"--{field.name.replace('_', '-')}"] = field.type
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -589,14 +651,11 @@ def _read(kind: Any, arguments: list[str], **options: Any) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-        lines = [line.strip("╭╮╰╯│ ") for line in said.getvalue().splitlines()]
-        lines = [line for line in lines[1:] if line]
-        rule = next((i for i, line in enumerate(lines) if set(line) == {"─"}), len(lines))
-        raise _own_error(stop) or InputError(
-            "a command as `stackelberg --help` shows it",
-            " ".join(lines[:rule]).rstrip("."),
-            "ask the command itself by --help",
-        ) from None
+        lines = [line.strip("╭╮╰╯│+| ") for line in said.getvalue().splitlines()]
+        parts = "\n".join(line.strip("─-") for line in lines[1:]).strip().split("\n\n")
+        commands = {one.__name__.lower(): _options(one) for one in get_args(Command)}
+        told = " ".join(parts[0].split()).rstrip(".")
+        raise _own_error(stop) or usage_error(arguments, commands, told) from None
 
 
 def _own_error(error: BaseException | None) -> InputError | None:

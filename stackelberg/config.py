@@ -39,11 +39,11 @@ class TrainConfig:
     steps: int | None = None
     """Steps of each stream per outer iteration; the game's horizon unless given."""
     estimator: EstimatorName = "expected-trace"
-    """Hypergradient estimator."""
+    """Hypergradient estimator; naive leaves out that followers react."""
     gae_lambda: float = 0.5
     """Of the estimator gae: 0 trusts the learned values, 1 the sampled returns."""
     access: Access = "value"
-    """What the leader may see of the follower."""
+    """What the leader sees of the follower: values and policy, policy, or what it does alone."""
     estimate_temperature: bool = False
     """The leader is not told the follower's temperature and estimates it, by maximum likelihood."""
     optimiser: Optimiser = "trust-region"

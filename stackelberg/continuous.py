@@ -8,12 +8,8 @@ b ~ g(.|x,a) the follower's, as it was seen to behave. Expectations over Gaussia
 nodes of a quadrature, those over Discrete actions are exact: nothing is drawn, so that differences
 between a and a' have no noise of their own. All values are differentiable in a, and in x.
 
-A value is quadratic in (x,a,b) plus what a network says. The quadratic part is solved for by
-least-squares TD, all discounts at once, then fitted in sweeps in which nothing is worth more or
-less than rewards as they were met can add up to, as old play may mislead the former. The network
-learns what is left, in rounds of targets that the round before it makes; of where a step led each
-round draws one node for it. A Gaussian behaviour is linear plus a network likewise, fitted by
-maximum likelihood where the Box is unbounded (`stackelberg.squash`).
+A value is quadratic in (x,a,b) plus what a network says (`stackelberg.box_values`), a Gaussian
+behaviour linear plus a network (`stackelberg.box_behaviour`).
 
 A follower that sees less of the state than the leader is cloned from what it sees, but its values
 are those of x. Where a leader commits to a design, values hold for the present design and are
@@ -26,18 +22,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from stackelberg.access import TrajectoriesAccess
 from stackelberg.backward import expected_trace
+from stackelberg.box_behaviour import Behaviour
+from stackelberg.box_features import Code, nodes, quadratic
+from stackelberg.box_values import Backups, Values
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.induced import announced
 from stackelberg.networks import Fitted, part_of
-from stackelberg.replay import Draws, Replay, Rows, active, after, noise, points_of
+from stackelberg.replay import Draws, Replay, Rows, active, after, points_of
 from stackelberg.rollout import Trajectories
-from stackelberg.squash import Squash, gaussian
 from stackelberg.types import Commitment
 
 
@@ -77,7 +74,6 @@ class Settings:
 
 
 SETTINGS = Settings()
-STDS = -3.0, 2.0  # log of the behaviour's standard deviation, less that of the linear part
 RANDOM = 32  # features of the state beside the quadratic ones, for the trace
 
 
@@ -156,13 +152,11 @@ class BoxMemory:
             average = SETTINGS.average
             return Fitted(draws, widths, rate=SETTINGS.rate, average=average, activation=smooth)
 
-        self.values = fitted(0, 1, inputs=size, outputs=1)  # the leaders', then the followers'
-        self.scale = torch.ones(2, count, 1, dtype=torch.float64)
-        self.weights = torch.zeros(2, count, quadratic(torch.zeros(1, size)).shape[-1]).double()
+        networks = fitted(0, 1, inputs=size, outputs=1)  # the leaders', then the followers'
+        self.values = Values(size, networks, count)
         met = own + 2 + self.leader.width * self.sees
-        self.behaviour = fitted(2, inputs=met, outputs=self.follower.outputs)
-        self.line = torch.zeros(count, met + 1, self.follower.width, dtype=torch.float64)
-        self.log_std = torch.zeros(count, 1, self.follower.width, dtype=torch.float64)
+        cloned = fitted(2, inputs=met, outputs=self.follower.outputs)
+        self.behaviour = Behaviour(self.follower, met, cloned, count)
         draws = [np.random.default_rng([s, 3]) for s in self.seeds]
         self.bends = torch.from_numpy(np.stack([d.normal(size=(width + 1, RANDOM)) for d in draws]))
 
@@ -190,7 +184,16 @@ class BoxMemory:
         recent = self.replay.recent(draws, SETTINGS.recent, SETTINGS.forget, self.calls)
         self._clone(recent, draws)
         found = rows if self.commits else self.replay.working(draws, SETTINGS.working)
-        self._fit(commitment, follower, found, draws)
+        self.values.fit(
+            self._backups(commitment, follower, found),
+            draws,
+            rounds=SETTINGS.rounds,
+            sweeps=SETTINGS.sweeps,
+            updates=SETTINGS.updates,
+            batch=SETTINGS.batch,
+            rate=SETTINGS.rate,
+            ridge=SETTINGS.ridge,
+        )
         self.calls += 1
         return self._evaluated(commitment, follower, seen, found)
 
@@ -200,48 +203,17 @@ class BoxMemory:
         """Fit g to what the follower did, by maximum likelihood."""
         at = self.situation(recent)
         met = self._met(at, self._coded(recent, "leader"))
-        done, plays = recent["follower_action"], at.active[1]
-        if self.follower.squash is not None:
-            done = self.follower.squash.inward(done)
-            ones = torch.cat([torch.ones_like(met[..., :1]), met], -1)
-            weighed = ones * (plays / plays.sum(-1, keepdim=True).clamp(min=1)).unsqueeze(-1)
-            system = weighed.mT @ ones
-            system.diagonal(dim1=1, dim2=2).add_(SETTINGS.ridge)
-            self.line = torch.linalg.solve(system, weighed.mT @ done)
-            missed = (done - ones @ self.line) ** 2
-            left = (missed * plays.unsqueeze(-1)).sum(1) / plays.sum(-1, keepdim=True).clamp(min=1)
-            self.log_std = left.clamp(min=1e-12).log().unsqueeze(1) / 2
-        rows = torch.arange(len(met)).unsqueeze(-1)
-        for done_steps in range(SETTINGS.cloning):
-            self.behaviour.rate(SETTINGS.rate * (1 - done_steps / SETTINGS.cloning))
-            where = rows, (noise(draws, SETTINGS.batch) * met.shape[1]).long()
-            said = self.behaviour.online(met[where].float())
-            price = SETTINGS.depart * said.square().mean(-1)
-            if self.follower.squash is None:
-                log_prob = torch.log_softmax(said, -1)
-                log_prob = log_prob.gather(-1, done[where].unsqueeze(-1)).squeeze(-1)
-            else:
-                log_prob = gaussian(done[where], *self._moments(met[where], said))
-            self.behaviour.step((plays[where] * (price - log_prob)).mean(-1).sum())
-
-    def _moments(self, met: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation [M, n, m] where the Box is unbounded."""
-        bent, wider = said.double().chunk(2, -1)
-        line = met @ self.line[:, 1:] + self.line[:, :1]
-        return line + self.log_std.exp() * bent, self.log_std + wider.clamp(*STDS)
-
-    def _answers(self, met: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The follower's actions at L nodes [M, n, L, ..], their odds and log g [M, n, L]."""
-        said = self.behaviour.averaged(met.float())
-        if self.follower.squash is None:
-            log_prob = torch.log_softmax(said.double(), -1)
-            choices = torch.arange(log_prob.shape[-1]).expand_as(log_prob)
-            return choices, log_prob.exp(), log_prob
-        mean, log_std = (part.unsqueeze(2) for part in self._moments(met, said))
-        spread, odds = nodes(self.follower.width)
-        inner = mean + log_std.exp() * spread
-        log_density = gaussian(inner, mean, log_std) - self.follower.squash.log_slope(inner)
-        return self.follower.squash.outward(inner), odds.expand_as(log_density), log_density
+        self.behaviour.fit(
+            met,
+            recent["follower_action"],
+            at.active[1],
+            draws,
+            steps=SETTINGS.cloning,
+            batch=SETTINGS.batch,
+            rate=SETTINGS.rate,
+            depart=SETTINGS.depart,
+            ridge=SETTINGS.ridge,
+        )
 
     def _met(self, at: Situation, leader_action: Tensor) -> Tensor:
         """What the behaviour is told of points [M, n, d'] and of encoded actions [M, n, k]."""
@@ -251,10 +223,10 @@ class BoxMemory:
     # ------------------------------------------------------------ values
 
     @torch.no_grad()
-    def _fit(
-        self, commitment: Commitment, follower: TrajectoriesAccess, found: Rows, draws: Draws
-    ) -> None:
-        """In rounds: the quadratic part, targets, networks."""
+    def _backups(
+        self, commitment: Commitment, follower: TrajectoriesAccess, found: Rows
+    ) -> Backups:
+        """What values of transitions are made of, both players going on as they do now."""
         game = self.game
         here, there = self.situation(found), self.situation(after(found))
         taken = (self._coded(found, who) for who in ("leader", "follower"))
@@ -272,69 +244,15 @@ class BoxMemory:
             lever[1] = 0.0
         else:
             reward[1] -= goes_on[1] * self.temperature * (odds * log_g).sum((-2, -1))
-        weight = here.active / here.active.sum(-1, keepdim=True).clamp(min=1)
-
-        odds, arrival = odds.flatten(2), arrival.flatten(2, 3)
-        features, following = quadratic(z), torch.zeros(1)
-        for k in range(odds.shape[-1]):  # node by node: all at once are many numbers
-            following = following + odds[..., k, None] * quadratic(arrival[:, :, k])
-        weighed = (features * weight.unsqueeze(-1)).mT
-        size = SETTINGS.ridge * features.square().mean((1, 2))
-        ridge = size[:, None, None] * torch.eye(features.shape[-1], dtype=torch.float64)
-        system = weighed @ (features - lever.unsqueeze(-1) * following)
-        factors = torch.linalg.lu_factor(system + ridge)
-        fit = torch.linalg.lu_factor(weighed @ features + ridge)
-        least, most = (x.unsqueeze(-1) for x in reward.aminmax(dim=-1))
-        time = 1 / (1 - discounts.view(2, 1, 1))  # within these bounds lie all returns
-        least, most = time * least.clamp(max=0), time * most.clamp(min=0)
-
-        inputs, later, likely = z.float().repeat(2, 1, 1), arrival.float(), odds.cumsum(-1)
-        for done in range(SETTINGS.rounds):
-            self.values.rate(SETTINGS.rate * (1 - done / SETTINGS.rounds))
-            bends = self._bends(inputs)
-            drawn = noise(draws, likely.shape[1]).unsqueeze(-1) * likely[..., -1:]
-            node = torch.searchsorted(likely, drawn).clamp(max=likely.shape[-1] - 1)
-            there_z = later.take_along_dim(node.unsqueeze(-1), 2).squeeze(2)
-            ahead = reward + lever * self._bends(there_z.repeat(2, 1, 1))
-            smooth = torch.linalg.lu_solve(*factors, weighed @ (ahead - bends).unsqueeze(-1))
-            for _ in range(SETTINGS.sweeps):
-                later_on = (following @ smooth).squeeze(-1).clamp(least, most)
-                aim = (ahead - bends + lever * later_on).unsqueeze(-1)
-                smooth = torch.linalg.lu_solve(*fit, weighed @ aim)
-            self.weights = smooth.squeeze(-1)
-            ahead = ahead + lever * (following @ smooth).squeeze(-1).clamp(least, most)
-            target = ahead - (features @ smooth).squeeze(-1)
-            spread = (weight * target**2).sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
-            self.values.rescale((self.scale / spread).flatten())
-            self.scale = spread
-            self._regress(inputs, (target / spread).float(), here.active.float(), draws)
-
-    @torch.enable_grad()
-    def _regress(self, inputs: Tensor, target: Tensor, weight: Tensor, draws: Draws) -> None:
-        """Steps of Adam towards targets [2, M, W], at inputs [2 M, W, d]."""
-        target, weight = target.flatten(0, 1), weight.flatten(0, 1)
-        rows = torch.arange(len(target)).unsqueeze(-1)
-        for _ in range(SETTINGS.updates):
-            where = rows, (noise(draws, SETTINGS.batch) * target.shape[1]).long().repeat(2, 1)
-            missed = self.values.online(inputs[where]).squeeze(-1) - target[where]
-            self.values.step((weight[where] * missed**2).mean(-1).sum())
-
-    def _bends(self, inputs: Tensor) -> Tensor:
-        """What the networks add to the quadratic part [2, M, n], inputs [2 M, n, d]."""
-        said = self.values.averaged(inputs).squeeze(-1).double()
-        return self.scale * said.unflatten(0, (2, -1))
-
-    def value_of(self, z: Tensor) -> Tensor:
-        """Q_L and q_F [2, M, n] of (x,a,b) as one input [M, n, d]."""
-        smooth = (quadratic(z) @ self.weights.unsqueeze(-1)).squeeze(-1)
-        return smooth + self._bends(z.float().repeat(2, 1, 1))
+        arrival, odds = arrival.flatten(2, 3), odds.flatten(2)
+        return Backups(z, reward, lever, arrival, odds, here.active, discounts)
 
     def grid(
         self, at: Situation, action: Tensor, follower: TrajectoriesAccess | None = None
     ) -> Grid:
         """Values where the leader takes J actions [M, n, J, ..]; attached to them and to x."""
         z, odds, log_g = self._arrivals(at, action, follower)
-        said = self.value_of(z.flatten(1, 3)).unflatten(-1, odds.shape[1:])
+        said = self.values(z.flatten(1, 3)).unflatten(-1, odds.shape[1:])
         said = said * at.active[..., None, None]
         surprise = self.temperature * log_g * at.active[1][..., None, None]
         value = (odds * torch.stack([said[0], said[1] - surprise])).sum(-1)
@@ -352,7 +270,7 @@ class BoxMemory:
         ours = self.leader(action) * at.active[0][..., None, None]
         count = ours.shape[2]
         wide = at.each(count)
-        theirs, odds, log_g = self._answers(self._met(wide, ours.flatten(1, 2)))
+        theirs, odds, log_g = self.behaviour.answers(self._met(wide, ours.flatten(1, 2)))
         if follower is not None and follower.level != "trajectories":
             log_g = self._shown_density(follower, wide, action.flatten(1, 2), theirs, log_g)
         eb = self.follower(theirs).unflatten(1, (-1, count))
@@ -501,19 +419,13 @@ class BoxMemory:
     # ------------------------------------------------------------ checkpoints
 
     def state(self) -> dict[str, Tensor]:
-        state = {"calls": torch.tensor(self.calls), "scale": self.scale, "weights": self.weights}
-        state |= {"line": self.line, "log_std": self.log_std}
-        parts = {"values": self.values.state(), "behaviour": self.behaviour.state()}
-        for part, tensors in (parts | {"replay": self.replay.rows}).items():
-            state |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
-        return state
+        state = {"calls": torch.tensor(self.calls)} | self.values.state() | self.behaviour.state()
+        return state | {f"replay.{name}": part for name, part in self.replay.rows.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.calls = int(state["calls"])
-        for name in ("scale", "weights", "line", "log_std"):
-            setattr(self, name, state[name].clone())
-        self.values.load(part_of(state, "values"))
-        self.behaviour.load(part_of(state, "behaviour"))
+        self.values.load(state)
+        self.behaviour.load(state)
         rows = {name: tensor.clone() for name, tensor in part_of(state, "replay").items()}
         self.replay.load(rows)
 
@@ -570,7 +482,7 @@ class BoxCritics:
         z = torch.cat(
             [part.expand(*ours.shape[:-1], -1) for part in (x, ours * plays[0], theirs)], -1
         )
-        return memory.value_of(z.flatten(1, -2)).unflatten(-1, z.shape[1:-1]) * plays.squeeze(-1)
+        return memory.values(z.flatten(1, -2)).unflatten(-1, z.shape[1:-1]) * plays.squeeze(-1)
 
     def benefits(self) -> Tensor:
         """delta_k [M, N T] of what was done."""
@@ -581,72 +493,3 @@ class BoxCritics:
         action, chance = memory.moves(self.commitment, self.here)
         expected = self.grid(action).value[0]
         return (chance * (self.recorded_value(action)[0] - expected)).sum(-1)
-
-
-class Code:
-    """A player's actions as numbers: one-hot, in standard units, or none at all.
-
-    Args:
-        space: Discrete or Box, or None for a design, which is the same in all steps.
-
-    Raises:
-        InputError: for another space.
-    """
-
-    def __init__(self, space: spaces.Space | None) -> None:
-        self.squash: Squash | None = None
-        self.discrete = isinstance(space, spaces.Discrete)
-        if isinstance(space, spaces.Discrete):
-            self.width = self.outputs = int(space.n)
-        elif space is None:
-            self.width = self.outputs = 0
-        else:
-            self.squash = Squash(space)
-            self.width = self.squash.size
-            self.outputs = 2 * self.width
-        self._mean = self._std = torch.zeros(1)
-
-    def measure(self, actions: Tensor) -> None:
-        """Take the units from actions [M, n, k]."""
-        if self.squash is None:
-            return
-        self._mean = actions.double().mean(1)
-        std = actions.double().std(1, correction=0)
-        self._std = torch.where(std > 1e-6 * self._mean.abs(), std, 1.0)
-
-    def __call__(self, action: Tensor) -> Tensor:
-        """[.., k] of actions [M, .., k], or of indices [M, ..]."""
-        if self.discrete:
-            return torch.nn.functional.one_hot(action, self.width).double()
-        if not self.width:
-            return torch.zeros(*_design_shape(action), 0, dtype=torch.float64)
-        shape = len(self._mean), *[1] * (action.dim() - 2), self.width
-        return (action.double() - self._mean.view(shape)) / self._std.view(shape)
-
-
-def _design_shape(action: Tensor) -> Sequence[int]:
-    """[M, n, J] of designs [M, n, J, d], and [M, n] of the zeros that stand for them in play."""
-    return action.shape[:-1] if action.is_floating_point() else action.shape
-
-
-def quadratic(z: Tensor) -> Tensor:
-    """1, z and all products of two of z, [.., (d + 1)(d + 2) / 2]."""
-    z = torch.cat([torch.ones_like(z[..., :1]), z], -1)
-    first, second = torch.triu_indices(z.shape[-1], z.shape[-1]).unbind()
-    return z[..., first] * z[..., second]
-
-
-def nodes(size: int) -> tuple[Tensor, Tensor]:
-    """Points [L, size] and odds [L] of a quadrature of N(0, I).
-
-    Gauss-Hermite with 3 nodes in each of up to 3 dimensions, exact to degree 5; of more, the 2 size
-    points +- sqrt(size) e_i, exact to degree 3.
-    """
-    if size > 3:
-        points = torch.eye(size, dtype=torch.float64) * size**0.5
-        return torch.cat([points, -points]), torch.full((2 * size,), 0.5 / size).double()
-    line = torch.tensor([-(3**0.5), 0.0, 3**0.5], dtype=torch.float64)
-    odds = torch.tensor([1 / 6, 2 / 3, 1 / 6], dtype=torch.float64)
-    points = torch.cartesian_prod(*[line] * size).view(-1, size)
-    weights = torch.cartesian_prod(*[odds] * size).view(-1, size)
-    return points, weights.prod(-1)

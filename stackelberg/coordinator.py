@@ -24,7 +24,7 @@ from stackelberg.best_known import BestKnown
 from stackelberg.config import TrainConfig
 from stackelberg.critics import Foreseeing, Memory, TabularMemory
 from stackelberg.errors import InputError
-from stackelberg.estimators import Estimator, Evidence, estimator, exact_oracle
+from stackelberg.estimators import Evidence, estimator, exact_oracle
 from stackelberg.game import Game
 from stackelberg.identity import identity
 from stackelberg.optimisers import optimiser
@@ -37,12 +37,13 @@ from stackelberg.summary import (
     ROUNDING,
     VANISHED,
     evaluation,
-    evaluation_horizon,
+    evaluation_cut,
     iteration_row,
     plain,
     versions,
     warn_of_divergence,
     warn_without_influence,
+    warn_without_response,
 )
 from stackelberg.trust_region import SHRINK, TrustRegion, geometry_of, norm
 from stackelberg.types import (
@@ -137,6 +138,7 @@ class Coordinator:
             self.config.min_radius,
         )
         self.iteration, self.seconds = 0, 0.0
+        self._lacked = False  # has a leader been warned of a model without a best response?
         self.steps = {"leader": 0, "follower": 0}
         self.metrics: list[dict[str, Any]] = []
         self.directory = None
@@ -220,11 +222,13 @@ class Coordinator:
             probe=probe,
             gae_lambda=self.config.gae_lambda,
         )
-        direct, indirect = self._gradients(self._estimator, evidence, attached)
+        surrogates = self._estimator(evidence, attached)
+        direct, indirect = self._gradients(surrogates)
         if self.iteration == 0:
             warn_of_divergence(evidence.critics.objective)
+        self._lacked = self._lacked or warn_without_response(surrogates[1])
         if self.iteration == 0 and evidence.oracle is not None:
-            exact_parts = self._gradients(exact_oracle, evidence, attached)
+            exact_parts = self._gradients(exact_oracle(evidence, attached))
             true = [part for parts in exact_parts for part in parts]
             scale = evidence.oracle.scale
             warn_without_influence(scale, [*direct, *indirect], true)
@@ -265,11 +269,9 @@ class Coordinator:
                 return
             self.region.retreat(before, astray, 0.0 if attempt == RETREATS - 1 else SHRINK)
 
-    def _gradients(
-        self, by: Estimator, evidence: Evidence, attached: Commitment
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _gradients(self, surrogates: tuple[Tensor, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Direct and indirect part of the hypergradient, a tensor per parameter of the leader."""
-        direct, indirect = (_gradient(s, self._parameters) for s in by(evidence, attached))
+        direct, indirect = (_gradient(surrogate, self._parameters) for surrogate in surrogates)
         return direct, indirect
 
     def _commitment(self) -> Commitment:
@@ -313,15 +315,15 @@ class Coordinator:
         """
         commitment = self._commitment()
         response = self._respond(commitment)
-        horizon = evaluation_horizon(self.game)
+        cut = evaluation_cut(self.game, commitment, response)
         seen = play(
             self.game,
             commitment,
             response,
             streams=self.config.evaluation_episodes,
-            steps=horizon,
+            steps=cut.horizon,
             generators=self._generators(EVALUATION),
-            horizon=horizon,
+            horizon=cut.horizon,
             once=True,
         )
         summary = (
@@ -334,7 +336,7 @@ class Coordinator:
                 "env_steps": dict(self.steps),
                 "wall_seconds": self.seconds,
             }
-            | evaluation(self.game, commitment, response, seen, horizon, self.best_known)
+            | evaluation(self.game, commitment, response, seen, cut, self.best_known)
             | {"versions": versions()}
         )
         if self.directory is not None:

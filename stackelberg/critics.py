@@ -58,14 +58,16 @@ class Foreseeing(Protocol):
 
 COUNTS = ("arrivals", "visits", "leader_reward", "follower_reward", "starts", "recent")
 ESTIMATE = ("temperature", "certainty")
+IMPOSSIBLE = 1e-13  # probabilities below are rounding
 
 
 class TabularMemory:
     """Counts of all transitions that M leaders have seen, each its own.
 
     How (s,a,b) leads to s' and to rewards does not change when the two policies do, so nothing is
-    forgotten; only where a design moves the transitions themselves does every update start anew.
-    What the follower did is another matter: it did so in answer to the leader of its time.
+    forgotten; where a design moves the transitions, what was expected under the designs that were
+    played is counted beside what was seen. What the follower did is another matter: it did so in
+    answer to the leader of its time.
 
     Args:
         estimate_temperature: the leaders are not told the follower's, and estimate it whenever they
@@ -85,6 +87,8 @@ class TabularMemory:
         self.game = game
         self.shape = (leaders, model.states, model.leader_actions, model.follower_actions)
         self.arrivals = torch.zeros(*self.shape, model.states, dtype=torch.float64)
+        if game.moves_transition:
+            self.expected = torch.zeros_like(self.arrivals)
         self.visits = torch.zeros(self.shape, dtype=torch.float64)
         self.leader_reward = torch.zeros_like(self.visits)
         self.follower_reward = torch.zeros_like(self.visits)
@@ -102,13 +106,12 @@ class TabularMemory:
                 the game, but not how these leaders' followers behave.
         """
         self._means = None
-        if self.game.moves_transition:
-            for table in (self.arrivals, self.visits, self.leader_reward, self.follower_reward):
-                table.zero_()
         m = torch.arange(self.shape[0])[:, None, None]
         states, leader_actions, follower_actions = self.shape[1:]
         row = (m * states + seen.state) * leader_actions + seen.leader_action
         cell = (row * follower_actions + seen.follower_action).flatten()
+        if self.game.moves_transition:
+            self._expect(seen, cell)
         went_on = (~seen.terminated).to(torch.float64).flatten()
         target = cell * states + seen.next_state.flatten()
         self.arrivals.view(-1).index_add_(0, target, went_on)
@@ -125,18 +128,28 @@ class TabularMemory:
         start = (m * states + seen.state).flatten()
         self.starts.view(-1).index_add_(0, start, first)
 
+    def _expect(self, seen: Trajectories, cell: Tensor) -> None:
+        """Count where steps from cells [n] were expected to lead, under their streams' designs."""
+        assert seen.design is not None
+        designs, which = seen.design.flatten(0, 1).double().unique(dim=0, return_inverse=True)
+        chance = self.game.simulated_model(designs).transition
+        which = which.view(*seen.state.shape[:2], 1)
+        rows = chance[which, seen.state, seen.leader_action, seen.follower_action]
+        self.expected.view(-1, self.shape[1]).index_add_(0, cell, rows.flatten(0, 2))
+
     @torch.no_grad()
     def reveal(self, commitment: Commitment, response: SoftResponse) -> None:
         """Learn of transitions from responses that show their values, K to each of the M leaders.
 
         Where the follower does not observe the leader's action, they do not tell, nor where its
-        temperature is not known; see `Revealed`.
+        temperature is not known or a design moves the transitions; see `Revealed`.
 
         Args:
             commitment: what was answered, all of the first leader's first, [M K, ...].
         """
         model = self.game.model(commitment.design)
-        if self.estimates or not model.follower_observes_action or not model.follower_discount:
+        silent = self.estimates or self.game.moves_transition
+        if silent or not model.follower_observes_action or not model.follower_discount:
             return
         if self.revealed is None:
             self.revealed = Revealed(self.shape)
@@ -155,8 +168,9 @@ class TabularMemory:
         Frequencies where (s,a,b) has been seen; where not, what its siblings (s,a,.) and then
         (s,.,.) did on average, so that an untried action is worth no more and no less than the
         tried ones; or what followers' values reveal of it (`Revealed`). A state never seen ends
-        play with nothing. A design's rewards are its own and known; a transition that it moves is
-        the observed frequency times its likelihood ratio.
+        play with nothing. A design's rewards are its own and known, and so is by how much it makes
+        an outcome likelier than another design does: a transition that it moves is its own
+        probability times what was seen over what was expected under the designs that were played.
         """
         if self._means is None:
             rewards = self.leader_reward.unsqueeze(-1), self.follower_reward.unsqueeze(-1)
@@ -166,8 +180,8 @@ class TabularMemory:
         true = self.game.model(commitment.design)
         if commitment.design is not None:
             leader_reward, follower_reward = true.leader_reward, true.follower_reward
-            if true.transition.requires_grad:
-                transition = _reweighted(transition, true)
+            if self.game.moves_transition:
+                transition = self._moved(transition, true)
         return replace(
             true,
             transition=transition,
@@ -177,6 +191,22 @@ class TabularMemory:
             initial=self.starts / self.starts.sum(-1, keepdim=True),
             temperature=self.temperature,
         )
+
+    def _moved(self, frequency: Tensor, true: TabularModel) -> Tensor:
+        """Frequencies times likelihood ratios, normalised over all outcomes of (s,a,b).
+
+        The ratio is to the mixture of the designs that were played, by their visits (the balance
+        heuristic of Veach and Guibas, 1995). Normalising subtracts from every score its mean over
+        what was seen, so that the derivative of sum_s' P v(s') depends on differences of v alone.
+        """
+        tried = (self.visits > 0).unsqueeze(-1)
+        mixture = _quotient(self.expected, self.visits.unsqueeze(-1))
+        mixture = torch.where(tried, mixture, true.transition.detach())
+        moved, over = frequency * _quotient(true.transition, mixture), 1 - frequency.sum(-1)
+        if true.ending is not None:
+            over = over * _quotient(true.ending.sum(-1), 1 - mixture.sum(-1))
+        total = moved.sum(-1) + over
+        return moved / torch.where(total > 0, total, 1.0).unsqueeze(-1)
 
     def critics(
         self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories
@@ -231,7 +261,8 @@ class TabularMemory:
 
     @property
     def _tables(self) -> tuple[str, ...]:
-        return COUNTS + ESTIMATE * self.estimates
+        moved = ("expected",) * self.game.moves_transition
+        return COUNTS + moved + ESTIMATE * self.estimates
 
     def state(self) -> dict[str, Tensor]:
         state = {name: getattr(self, name) for name in self._tables}
@@ -258,24 +289,9 @@ def _any_design(game: Game) -> Tensor | None:
     return torch.as_tensor(game.leader_space.low, dtype=torch.float64)[None]
 
 
-def _reweighted(frequency: Tensor, true: TabularModel) -> Tensor:
-    """Frequencies times likelihood ratios, normalised over all outcomes of (s,a,b), endings too.
-
-    Normalising changes no value; it subtracts from every score its mean over what was seen, so that
-    the derivative of sum_s' P v(s') depends on differences of v alone, not on its level.
-    """
-    moved = frequency * _ratio(true.transition)
-    over = 1 - frequency.sum(-1)
-    if true.ending is not None:
-        over = over * _ratio(true.ending.sum(-1))
-    total = moved.sum(-1) + over
-    return moved / torch.where(total > 0, total, 1.0).unsqueeze(-1)
-
-
-def _ratio(chance: Tensor) -> Tensor:
-    """chance / its own value: 1, with the derivative of log chance; 0 where it is 0."""
-    known = chance.detach()
-    return chance / torch.where(known > 0, known, 1.0)
+def _quotient(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, 0 where the whole is 0 but for rounding."""
+    return part / torch.where(whole > IMPOSSIBLE, whole, torch.inf)
 
 
 def means(sums: Tensor, visits: Tensor) -> Tensor:

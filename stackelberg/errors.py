@@ -1,6 +1,8 @@
 """The one error that bad input gets: what was expected, what came, what to do."""
 
+import difflib
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -20,6 +22,12 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
         """How it travels from one process to another."""
         return InputError, self._parts
+
+
+def nearest(given: str, known: Iterable[str], otherwise: str = "check the spelling") -> str:
+    """What to do about a name that is none of those known: take the nearest, if one is near."""
+    near = difflib.get_close_matches(given, known, 1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 def told(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
@@ -25,17 +26,18 @@ from stackelberg.access import blamed
 from stackelberg.best_known import BestKnown, beats, own_optimum
 from stackelberg.errors import InputError, told
 from stackelberg.evaluation_result import COLUMNS, EvaluationResult, Row
-from stackelberg.frozen import Frozen, frozen
+from stackelberg.frozen import Frozen, SavedLeader, frozen
 from stackelberg.game import Game
 from stackelberg.identity import game_identity, settings_of
-from stackelberg.oracle import oracle
-from stackelberg.retraining import Kind, Training, retuned
+from stackelberg.oracle import oracle, rows_of
+from stackelberg.progress import told_steps
+from stackelberg.retraining import Kind, Training, Watch, retuned
 from stackelberg.run_directory import check_writable, to_json, unwritable, write_atomically
-from stackelberg.summary import evaluation_horizon
 from stackelberg.types import Follower, is_follower
 
-Report = Callable[[int, int, str], None]  # told trainings done, of how many, and which
+Report = Callable[[int, int, str], None]  # trainings done, of how many, and the last that told
 Make = str | Callable[[], Follower]
+DIFFER = 3  # settings by which an error tells two games apart, at most
 
 
 def evaluate(
@@ -46,6 +48,7 @@ def evaluate(
     seeds: Sequence[int] = range(5),
     temperatures: Sequence[float] | None = None,
     episodes: int = 1000,
+    half_width: float | None = None,
     cross_play: bool = False,
     jobs: int = 1,
     kept: str | Path | None = None,
@@ -56,11 +59,12 @@ def evaluate(
     """Frozen leaders against followers of every kind, seed and temperature, trained from scratch.
 
     Args:
-        leader: a run directory; a leader object, of M leaders each; a function of one observation
-            [d] that returns an action or, in a Discrete space, the probabilities [A] of all; a
-            table f(a|s) [S, A]; where the leader moves once, a design [d]. Or several of these by
-            name, a mapping.
-        game: may be left out with run directories.
+        leader: a run directory, or of a run that was started from Python
+            `load_leader(path, game, leader)`; a leader object, of M leaders each; a function of one
+            observation [d] that returns an action or, in a Discrete space, the probabilities [A] of
+            all; a table f(a|s) [S, A]; where the leader moves once, a design [d]. Or several of
+            these by name, a mapping. Of a run it is the newest checkpoint, also if unfinished.
+        game: may be left out with runs.
         followers: names as `stackelberg train --follower` takes them, or functions that make one,
             or a mapping to these by other names; what suits the game unless given, see
             `default_followers`.
@@ -68,13 +72,16 @@ def evaluate(
         temperatures: of the followers; the game's own unless given. At another one it is another
             game, with another optimum.
         episodes: in which leader and follower then meet.
+        half_width: of the 95 % interval of the leader's discounted return, in which more episodes
+            are played until it is reached, up to a hundredfold. It is looked at as episodes come,
+            so the interval holds the truth a little less often than 95 %, unless episodes are many.
         cross_play: let every follower meet the leaders that it was not trained against as well.
         jobs: processes at once.
         kept: a folder for finished trainings, from which an evaluation that was interrupted goes
             on. A leader given as a function is trained against anew where there are no tables.
         fresh: train anew also what is kept.
         best_known: what regret is measured by, beside the game's own optimum.
-        report: called after every training.
+        report: called after every training, and alone (jobs=1) as followers tell of theirs.
 
     Raises:
         InputError: for parts that do not fit, before anything is trained.
@@ -82,7 +89,7 @@ def evaluate(
     """
     leaders = _leaders(leader, game)
     kinds = _kinds(default_followers(leaders[0].game) if followers is None else followers)
-    _check(leaders, kinds, seeds, episodes, jobs)
+    _check(leaders, kinds, seeds, episodes, jobs, half_width)
     if cross_play and len(leaders) < 2:
         raise InputError("at least two leaders for cross-play", "one", "name several runs")
     own = leaders[0].game.temperature
@@ -93,7 +100,15 @@ def evaluate(
             if callable(fits):
                 fits(retuned(leaders[0], level))
     trainings = [
-        Training(one, tuple(leaders) if cross_play else (one,), kind, level, int(seed), episodes)
+        Training(
+            leader=one,
+            opponents=tuple(leaders) if cross_play else (one,),
+            follower=kind,
+            temperature=level,
+            seed=int(seed),
+            episodes=episodes,
+            half_width=half_width,
+        )
         for level in levels
         for kind in kinds
         for one in leaders
@@ -105,21 +120,21 @@ def evaluate(
     rows = [row for found in _run(trainings, jobs, folder, fresh, report) for row in found]
     standings = [_standing(one, level, best_known) for one in leaders for level in levels]
     return EvaluationResult(
-        about=_about(leaders[0].game),
+        about=_about(leaders[0].game, kinds) | {"half_width": half_width},
         leaders=[{"name": one.name} | one.about for one in leaders],
         standings=[json.loads(to_json(one)) for one in standings],
         rows=rows,
     )
 
 
-def _about(game: Game) -> dict[str, Any]:
+def _about(game: Game, kinds: Sequence[Kind]) -> dict[str, Any]:
     return {
         "game": game.name,
         "game_temperature": game.temperature,
         "leader_discount": game.leader_discount,
         "follower_discount": game.follower_discount,
         "undiscounted_horizon": game.horizon,
-        "discounted_horizon": evaluation_horizon(game),
+        "followers": [{"name": kind.name} | kind.settings for kind in kinds],
     }
 
 
@@ -129,17 +144,19 @@ def _standing(leader: Frozen, temperature: float, best_known: BestKnown | None) 
     game, commitment = retuned(leader, temperature), leader.commitment
     found: dict[str, Any] = {"leader": leader.name, "temperature": temperature}
     truth = oracle(game, commitment)
+    store = None if truth is None else best_known
+    optimum, source = own_optimum(game) if store is None else store.optimum(game)
+    found |= {"optimum": optimum, "optimum_source": source, "optimum_is_own": False}
     if truth is None:
-        optimum, source = own_optimum(game)
-        found |= {"objective": None, "optimum": optimum, "optimum_source": source}
-        return found | {"regret": None}
-    optimum, source = own_optimum(game) if best_known is None else best_known.optimum(game)
+        return found | {"objective": None, "diverges": False, "regret": None}
+    best = store.best(game) if store is not None and source == "best known" else None
+    if best is not None:
+        found["optimum_is_own"] = torch.allclose(best.parameters, rows_of(commitment)[0])
     value = truth.objective.item()
     regret = None if optimum is None else optimum - value
     if optimum is not None and not (beats(value, optimum) or beats(optimum, value)):
         regret = 0.0
-    found |= {"objective": value, "optimum": optimum, "optimum_source": source}
-    return found | {"regret": regret}
+    return found | {"objective": value, "diverges": value == -math.inf, "regret": regret}
 
 
 def default_followers(game: Game) -> tuple[str, ...]:
@@ -161,7 +178,7 @@ def _leaders(leader: Any, game: Game | None) -> list[Frozen]:
         if differ:
             raise InputError(
                 f"leaders of one game, '{found[0].game.name}' as '{found[0].name}' has it",
-                f"'{one.name}' of '{one.game.name}' with another {', '.join(differ)}",
+                f"'{one.name}' of '{one.game.name}' with another {', '.join(differ[:DIFFER])}",
                 "evaluate them apart",
             )
     return found
@@ -170,6 +187,8 @@ def _leaders(leader: Any, game: Game | None) -> list[Frozen]:
 def _name(leader: Any) -> str:
     if isinstance(leader, (str, Path)):
         return str(leader)
+    if isinstance(leader, SavedLeader):
+        return str(leader.path)
     return getattr(leader, "__name__", "leader")
 
 
@@ -189,12 +208,12 @@ def _kinds(followers: Sequence[Make] | Mapping[str, Make]) -> list[Kind]:
 def _kind(one: Any) -> Kind:
     if isinstance(one, str):
         named = functools.partial(registry.make_follower, one)
-        return Kind(one, named, _key(named()))
+        return _described(one, named, named())
     if callable(one) and (isinstance(one, type) or not is_follower(one)):
         with blamed("a function that makes a follower"):
             made = one()
         if is_follower(made) and not isinstance(made, type):
-            return Kind(str(made.name), one, _key(made))
+            return _described(str(made.name), one, made)
     raise InputError(
         "followers by name, or functions that make one",
         f"{one!r}",
@@ -202,16 +221,22 @@ def _kind(one: Any) -> Kind:
     )
 
 
-def _key(follower: Any) -> str:
+def _described(name: str, make: Callable[[], Follower], made: Follower) -> Kind:
     source = b""
     with contextlib.suppress(TypeError, OSError):
-        source = Path(inspect.getfile(type(follower))).read_bytes()
-    settings = {"class": type(follower).__name__} | settings_of(follower)
-    return hashlib.sha256(to_json(settings).encode() + source).hexdigest()[:16]
+        source = Path(inspect.getfile(type(made))).read_bytes()
+    settings = {"class": type(made).__name__} | settings_of(made)
+    key = hashlib.sha256(to_json(settings).encode() + source).hexdigest()[:16]
+    return Kind(name, make, json.loads(to_json(settings)), key)
 
 
 def _check(
-    leaders: Sequence[Frozen], kinds: Sequence[Kind], seeds: Sequence[int], episodes: int, jobs: int
+    leaders: Sequence[Frozen],
+    kinds: Sequence[Kind],
+    seeds: Sequence[int],
+    episodes: int,
+    jobs: int,
+    half_width: float | None,
 ) -> None:
     whole = np.iterable(seeds) and all(
         isinstance(s, (int, np.integer)) and type(s) is not bool and s >= 0 for s in seeds
@@ -223,12 +248,22 @@ def _check(
     for name, value in (("episodes", episodes), ("jobs", jobs)):
         if type(value) is not int or value < 1:
             raise InputError(f"{name}: an integer >= 1", f"{value!r}", "give a count")
+    if half_width is None:
+        return
+    if not _is_number(half_width) or not 0 < half_width < math.inf:
+        raise InputError("a half-width > 0", f"{half_width!r}", "use for example 0.05")
+    if episodes < 2:
+        raise InputError("episodes >= 2 to tell a half-width", f"{episodes}", "use the default")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _temperatures(given: Sequence[float]) -> list[float]:
     levels: list[float] = []
     for one in given if np.iterable(given) else [given]:
-        if isinstance(one, bool) or not isinstance(one, Real) or not 0 < one < float("inf"):
+        if not _is_number(one) or not 0 < one < math.inf:
             raise InputError("finite temperatures > 0", f"{one!r}", "use for example 0.01 and 0.1")
         levels.append(float(one))
     if not levels or len(set(levels)) < len(levels):
@@ -249,14 +284,20 @@ def _run(
         for t, file in zip(trainings, files, strict=True)
     ]
     open_ = [i for i, found in enumerate(rows) if found is None]
-    done = len(trainings) - len(open_)
+    done, total = len(trainings) - len(open_), len(trainings)
+
+    def watch(index: int, steps: int, most: int, gap: float | None) -> None:
+        report(done, total, f"{trainings[index].said}, {told_steps(steps, most, gap)}")
+
     try:
-        for i, found in _results(trainings, open_, jobs):
+        if open_ and jobs > 1:
+            report(done, total, "")
+        for i, found in _results(trainings, open_, jobs, watch):
             rows[i] = found
             if folder is not None and files[i] is not None:
                 _keep(folder, str(files[i]), found)
             done += 1
-            report(done, len(trainings), f"{trainings[i].follower.name}")
+            report(done, total, trainings[i].said)
     except KeyboardInterrupt:
         if folder is None or not done:
             raise KeyboardInterrupt from None
@@ -287,13 +328,16 @@ def _read(folder: Path | None, file: str | None, count: int) -> list[Row] | None
 
 
 def _results(
-    trainings: Sequence[Training], which: Sequence[int], jobs: int
+    trainings: Sequence[Training], which: Sequence[int], jobs: int, watch: Callable[..., None]
 ) -> Iterator[tuple[int, list[Row]]]:
+    """What trainings find, as they are done; alone in this process they are watched."""
     from joblib import Parallel, delayed
 
-    pool = Parallel(n_jobs=min(jobs, max(1, len(which))), return_as="generator_unordered")
+    workers = min(jobs, max(1, len(which)))
+    pool = Parallel(n_jobs=workers, return_as="generator_unordered")
+    eyes = {i: functools.partial(watch, i) if workers == 1 else None for i in which}
     try:
-        yield from pool(delayed(_numbered)(i, trainings[i]) for i in which)
+        yield from pool(delayed(_numbered)(i, trainings[i], eyes[i]) for i in which)
     except pickle.PicklingError as error:
         raise InputError(
             "a game, leader and followers that other processes can be sent",
@@ -302,5 +346,5 @@ def _results(
         ) from error
 
 
-def _numbered(index: int, training: Training) -> tuple[int, list[Row]]:
-    return index, training.run()
+def _numbered(index: int, training: Training, watch: Watch | None) -> tuple[int, list[Row]]:
+    return index, training.run(watch)

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +21,7 @@ Row = dict[str, Any]
 RETURNS = "leader_discounted", "leader_undiscounted", "follower_discounted", "follower_undiscounted"
 COLUMNS = (  # of a row
     *("leader", "follower", "temperature", "seed", "against", "episodes"),
+    *("discounted_horizon", "discounted_rest"),
     *(column for name in RETURNS for column in (name, f"{name}_ci95")),
     *("leader_exact", "follower_gap", "gap_source", "follower_steps"),
 )
@@ -35,24 +36,28 @@ class EvaluationResult:
     another one in cross-play alone:
 
     - `follower`, `temperature`, `seed`: its kind, and what it was trained at and by;
-    - `leader_discounted`, `follower_discounted`: mean returns over `discounted_horizon` steps,
-      after which nothing is left but of rewards that grow along an episode;
-      `leader_undiscounted`, `follower_undiscounted`: up to the game's time limit. All of rewards
-      alone, in `episodes` fresh episodes in which both players are sampled, `..._ci95` the
-      half-width of their 95 % interval (Student's t);
-    - `leader_exact`: what `leader_discounted` estimates, read from tables or matrices (these know
-      nothing of a `limit` that a linear game is played in); `follower_gap`: what the
-      follower falls short of its best response to `against`, in units of its entropy-regularised
-      return, "exact" from tables or as the "follower" itself measures it (`gap_source`). None where
-      unknown;
+    - `leader_discounted`, `follower_discounted`: mean returns over `discounted_horizon` steps, when
+      the share `discounted_rest` of them is left, 1 where they diverge (see
+      `stackelberg.summary.evaluation_cut`); `leader_undiscounted`, `follower_undiscounted`: up to
+      the game's time limit. All of rewards alone, in `episodes` fresh episodes in which both
+      players are sampled, `..._ci95` the half-width of their 95 % interval (Student's t);
+    - `leader_exact`: what `leader_discounted` estimates, against this very follower, read from
+      tables or matrices (these know nothing of a `limit` that a linear game is played in);
+      `follower_gap`: what the follower falls short of its best response to `against`, in units of
+      its entropy-regularised return, "exact" from tables or as the "follower" itself measures it
+      (`gap_source`). None where unknown, as the exact return is against a follower whose answer is
+      no table and not linear, or where it diverges;
     - `follower_steps`: environment steps of its training.
 
     Attributes:
-        about: `game`, `game_temperature`, discounts, `undiscounted_horizon`,
-            `discounted_horizon`.
-        leaders: `name` and, of a run, what it was and the return that it predicts (`prediction`).
+        about: `game`, `game_temperature`, discounts, `undiscounted_horizon`; `followers`, the
+            `name` of each kind, its `class` and settings; `half_width`, if it was asked for.
+        leaders: `name` and, of a run, what it was, the `outer_iterations` that it has trained, of
+            `iterations`, and the return that it predicts (`prediction`).
         standings: of every leader and temperature: `objective`, its exact discounted return against
-            the exact best response; `optimum`; `regret`, their difference. None where unknown.
+            the exact best response; `diverges`, whether that is -inf (then the objective is None);
+            `optimum`, `optimum_source` ("game" or "best known") and `optimum_is_own`, whether the
+            best known is this very leader; `regret`, optimum less objective. None where unknown.
         rows: as above.
     """
 
@@ -68,15 +73,18 @@ class EvaluationResult:
 
         Of returns with 95 % intervals: Student's t over seeds, and of a single one over its
         episodes. `iqm` is the interquartile mean over seeds of the leader's discounted return, with
-        its bootstrap interval; `follower_gap` the mean, `worst_gap` the largest. `regret` is that
-        of the leader's standing, or without tables the optimum less the sampled return
-        (`regret_source`).
+        its bootstrap interval (None of fewer than `statistics.FEWEST` seeds); `follower_gap` the
+        mean, `worst_gap` the largest, `gap_source` as of rows; `episodes` of all seeds together,
+        `discounted_horizon` and `discounted_rest` the largest. `regret` is that of the leader's
+        standing, or without tables the optimum less the sampled return (`regret_source`).
         """
         own = [row for row in self.rows if row["leader"] == row["against"]]
         found = []
         for (leader, follower, temperature), rows in _grouped(own, *_KIND):
             one: dict[str, Any] = dict(zip(_KIND, (leader, follower, temperature), strict=True))
-            one["seeds"] = len(rows)
+            one |= {"seeds": len(rows), "episodes": sum(row["episodes"] for row in rows)}
+            for name in ("discounted_horizon", "discounted_rest"):
+                one[name] = max(row[name] for row in rows)
             for name in RETURNS:
                 one |= _over_seeds(name, rows)
             column = np.array([row["leader_discounted"] for row in rows])
@@ -86,6 +94,7 @@ class EvaluationResult:
             gaps = [row["follower_gap"] for row in rows]
             one["follower_gap"] = _mean(gaps)
             one["worst_gap"] = None if None in gaps else max(gaps)
+            one["gap_source"] = rows[0]["gap_source"]
             found.append(one | self._regret(one))
         return found
 
@@ -93,7 +102,7 @@ class EvaluationResult:
         (standing,) = (
             s for s in self.standings if all(s[k] == one[k] for k in ("leader", "temperature"))
         )
-        if standing["regret"] is not None:
+        if standing["regret"] is not None or standing["diverges"]:
             return {"regret": standing["regret"], "regret_source": "exact"}
         if standing["optimum"] is None:
             return {"regret": None, "regret_source": None}
@@ -105,9 +114,11 @@ class EvaluationResult:
 
         A group is of runs that were trained alike but for the seed; a leader of unknown origin is
         one by itself. It is named by its estimator, or where that does not tell it from the others
-        by its first leader. Its runs are its leaders (each its mean over the followers' seeds), or
-        of a single leader the followers. Every follower and temperature is a task. `profile` tells
-        the share of runs above each of `thresholds`.
+        by its first leader. Every follower and temperature is a task, and `runs` counts the runs of
+        each. They are its leaders (`run` = "training run", each its mean over the followers'
+        seeds), or of a single leader the followers (`run` = "follower": these tell nothing of what
+        other training runs would come to). `interval` is None where a task has fewer than
+        `statistics.FEWEST` runs. `profile` tells the share of runs above each of `thresholds`.
         """
         columns = self._columns()
         every = np.concatenate([c for tasks in columns.values() for c in tasks])
@@ -115,6 +126,7 @@ class EvaluationResult:
         return [
             {
                 "group": name,
+                "run": self._run(name),
                 "runs": [len(column) for column in tasks],
                 "iqm": statistics.interquartile_mean(tasks),
                 "interval": statistics.interquartile_interval(tasks),
@@ -125,16 +137,25 @@ class EvaluationResult:
         ]
 
     def comparisons(self) -> list[dict[str, Any]]:
-        """The probability that a run of one group does better than one of another."""
+        """The probability that a run of one group does better than one of another.
+
+        `runs` counts the runs of both in a task; `interval` is None as in `groups`, and where all
+        runs of one are above all of the other.
+        """
         return [
             {
                 "group": a,
                 "over": b,
+                "run": [self._run(a), self._run(b)],
+                "runs": [min(map(len, x)), min(map(len, y))],
                 "probability": statistics.probability_of_improvement(x, y),
                 "interval": statistics.improvement_interval(x, y),
             }
             for (a, x), (b, y) in combinations(self._columns().items(), 2)
         ]
+
+    def _run(self, group: str) -> str:
+        return "follower" if len(self._members()[group]) == 1 else "training run"
 
     def _columns(self) -> dict[str, list[np.ndarray]]:
         """The scores of every group, one column [runs] for each task."""
@@ -250,6 +271,7 @@ class EvaluationResult:
             raise unwritable(folder, error) from error
 
 
+TOLD = 1e-3  # share of a discounted return that goes unmentioned when it is left
 WIDEST = 10_000  # characters of a table's line: a cell on two lines is no Markdown
 _KIND = "leader", "follower", "temperature"
 
@@ -279,41 +301,143 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def print_tables(result: EvaluationResult) -> None:
-    """The summary on stdout in Markdown, a row for every leader, follower and temperature.
+    """What was found on stdout, in Markdown tables.
 
-    Below it interquartile means and comparisons, and of cross-play a matrix for each follower.
+    What every leader is worth, what leaders and what followers earn when they meet, and of
+    cross-play a matrix for each follower; interquartile means and comparisons; and what there is to
+    be warned of.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=WIDEST)
-    several = len(result.leaders) > 1
+    console = Console(width=WIDEST, highlight=False)
+
+    def show(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        table = Table(*heads, box=box.MARKDOWN)
+        for row in rows:
+            table.add_row(*row)
+        console.print(f"{title}:", markup=False)
+        console.print(table)
+
+    summary = result.summary()
+    show(_WORTH, *_worths(result))
+    show(_EARNED, *_earned(summary))
+    show(_ANSWERED, *_answered(summary))
+    for cross in result.cross_play():
+        said = f"{cross['follower']}, temperature {cross['temperature']:g}"
+        rows = zip(cross["leaders"], cross["leader_discounted"], strict=True)
+        cells = [[name, *map(_short, row)] for name, row in rows]
+        heads = ["trained against", *cross["leaders"]]
+        show(f"leader's returns against followers of others ({said})", heads, cells)
+    for line in (*_statistics(result), *_warnings(result)):
+        console.print(line, markup=False)
+
+
+_WORTH = "what leaders are worth (exact: against the exact best response)"
+_EARNED = (
+    "leader's returns against fresh followers (exact: against these very ones; gap, own: by the "
+    "follower's own estimate)"
+)
+_ANSWERED = "followers' returns"
+_Table = tuple[list[str], list[list[str]]]
+
+
+def _worths(result: EvaluationResult) -> _Table:
     promised = {one["name"]: predicted(one) for one in result.leaders}
-    exact = {(s["leader"], s["temperature"]): s["objective"] for s in result.standings}
-    heads = ["leader"] * several + ["follower", "beta", "gap", "leader's return", "undiscounted"]
-    heads += ["follower's return", "undiscounted", "predicted", "exact", "regret"]
-    table = Table(*heads, box=box.MARKDOWN)
-    for one in result.summary():
-        cells = [one["leader"]] * several
-        cells += [one["follower"], f"{one['temperature']:g}", _short(one["follower_gap"], ".2g")]
-        cells += [_with(one, name) for name in RETURNS]
-        cells += [_short(promised[one["leader"]])]
-        cells += [_short(exact[one["leader"], one["temperature"]]), _short(one["regret"], ".2g")]
-        table.add_row(*cells)
-    console.print(table)
+    rows = []
+    for one in result.standings:
+        exact, regret = _short(one["objective"]), _short(one["regret"], ".2g")
+        if one["diverges"]:
+            exact, regret = "-inf", "inf"
+        cells = [one["leader"], f"{one['temperature']:g}", _short(promised[one["leader"]])]
+        rows.append([*cells, exact, _short(one["optimum"]), _source(one), regret])
+    return ["leader", "beta", "predicted", "exact", "optimum", "which is", "regret"], rows
+
+
+def _source(standing: Mapping[str, Any]) -> str:
+    """Where an optimum comes from, in words."""
+    if standing["optimum_source"] == "game":
+        return "the game's"
+    if standing["optimum_source"] is None:
+        return "unknown"
+    return "best known: this leader" if standing["optimum_is_own"] else "best known"
+
+
+def _earned(summary: Sequence[Mapping[str, Any]]) -> _Table:
+    sampled = any(one["regret_source"] == "sampled" for one in summary)
+    rows = []
+    for one in summary:
+        own = " (own)" if one["gap_source"] == "follower" else ""
+        cells = [*_named(one), _short(one["follower_gap"], ".2g") + own]
+        cells += [_with(one, "leader_discounted"), _with(one, "leader_undiscounted")]
+        cells += [_short(one["leader_exact"]) or "sampled only"]
+        rows.append(cells + [_short(one["regret"], ".2g")] * sampled)
+    heads = ["leader", "follower", "beta", "gap", "discounted", "undiscounted", "exact"]
+    return heads + ["regret, sampled"] * sampled, rows
+
+
+def _answered(summary: Sequence[Mapping[str, Any]]) -> _Table:
+    rows = [
+        [
+            *_named(one),
+            str(one["seeds"]),
+            _with(one, "follower_discounted"),
+            _with(one, "follower_undiscounted"),
+        ]
+        for one in summary
+    ]
+    return ["leader", "follower", "beta", "seeds", "discounted", "undiscounted"], rows
+
+
+def _named(one: Mapping[str, Any]) -> list[str]:
+    return [one["leader"], one["follower"], f"{one['temperature']:g}"]
+
+
+def _statistics(result: EvaluationResult) -> Iterator[str]:
     for one in result.groups():
-        said = f"{_between(one['iqm'], one['interval'])}, {sum(one['runs'])} runs"
-        console.print(f"{one['group']}: interquartile mean of the leader's return {said}")
+        tasks = len(one["runs"])
+        of = _runs(min(one["runs"]), one["run"]) + (
+            f" in each of {tasks} tasks" if tasks > 1 else ""
+        )
+        said = _between(one["iqm"], one["interval"])
+        yield f"{one['group']}: interquartile mean of the leader's return {said}{_few(one, of)}"
     for one in result.comparisons():
         said = _between(one["probability"], one["interval"], ".2f")
-        console.print(f"P({one['group']} does better than {one['over']}) = {said}")
-    for cross in result.cross_play():
-        table = Table("trained against", *cross["leaders"], box=box.MARKDOWN)
-        for name, row in zip(cross["leaders"], cross["leader_discounted"], strict=True):
-            table.add_row(name, *(_short(value) for value in row))
-        console.print(f"{cross['follower']}, temperature {cross['temperature']:g}: played against")
-        console.print(table)
+        x, y = map(_runs, one["runs"], one["run"])
+        of = f"{x} each" if x == y else f"{x} against {y}"
+        yield f"P({one['group']} does better than {one['over']}) = {said}{_few(one, of)}"
+
+
+def _runs(count: int, run: str) -> str:
+    plural = "s" if count != 1 else ""
+    return f"{count} {run}{plural}" + (" of one leader" if run == "follower" else "")
+
+
+def _few(one: Mapping[str, Any], of: str) -> str:
+    few = min(one["runs"]) < statistics.FEWEST
+    why = "too few for an interval" if few else "all on one side, so no interval"
+    return f" ({of}{'' if one['interval'] else f': {why}'})"
+
+
+def _warnings(result: EvaluationResult) -> Iterator[str]:
+    for leader in result.leaders:
+        done, of = leader.get("outer_iterations"), leader.get("iterations")
+        if done is not None and of is not None and done < of:
+            said = f"this is its leader after {done} of {of} iterations"
+            yield f"{leader['name']}: unfinished; {said}"
+    for one in result.summary():
+        of = f"{one['leader']}, {one['follower']}, temperature {one['temperature']:g}"
+        after = f"after {one['discounted_horizon']:,} steps"
+        if one["discounted_rest"] >= 1:
+            yield f"{of}: discounted returns diverge, and are cut {after}"
+        elif one["discounted_rest"] > TOLD:
+            yield f"{of}: discounted returns are cut {after}, {one['discounted_rest']:.0%} is left"
+    asked = result.about.get("half_width")
+    wide = [row for row in result.rows if asked and row["leader_discounted_ci95"] > asked]
+    if wide:
+        count = f"{len(wide)} of {len(result.rows)} trainings"
+        yield f"half-width {asked:g} not reached in {count}, in {wide[0]['episodes']:,} episodes"
 
 
 def predicted(leader: Mapping[str, Any]) -> float | None:

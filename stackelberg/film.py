@@ -23,6 +23,7 @@ from stackelberg.run_directory import (
     check_writable,
     from_python,
     read_json,
+    require_run,
     unwritable,
     write_atomically,
 )
@@ -234,6 +235,7 @@ def _check(target: Path, episodes: int, seed: int) -> None:
 
 def _check_known(run: str | Path, game: Game | None, leader: Leader | None) -> None:
     """Raise InputError if only Python knows what the run was made of, and has not said it."""
+    require_run(Path(run))
     config = read_json(Path(run) / "config.json", "the folder of a run")
     if from_python(config) and (game is None or leader is None):
         raise InputError(

@@ -24,6 +24,7 @@ from stackelberg.run_directory import (
     read_checkpoint,
     read_json,
     read_metrics,
+    require_run,
     to_json,
 )
 from stackelberg.search import replicate
@@ -39,6 +40,7 @@ Rule = Callable[[np.ndarray], Any]
 class SavedLeader(NamedTuple):
     """The leader of a run as its newest checkpoint has it."""
 
+    path: Path  # the run directory
     game: Game
     leader: Leader  # M of them
     config: dict[str, Any]  # what the run was started with
@@ -51,7 +53,9 @@ def load_leader(
     """The trained leader of a run directory, from `config.json` and the newest checkpoint.
 
     The checkpoint holds tensors and nothing that could be executed. Game and leader are made anew
-    as `config.json` names them, as `stackelberg train` did.
+    as `config.json` names them, as `stackelberg train` did. A run that was started from Python,
+    `Coordinator(game, leader, ..., out=path)`, names neither: make them again as it did and pass
+    them, to evaluate it as in `evaluate(load_leader(path, game, leader), followers=["exact"])`.
 
     Args:
         path: the run directory.
@@ -64,6 +68,7 @@ def load_leader(
             the game is no longer what it was, or does not fit the leader.
     """
     folder = Path(path)
+    require_run(folder)
     config = read_json(folder / "config.json", "the folder of a run")
     newest = newest_checkpoint(folder)
     if newest is None:
@@ -84,7 +89,7 @@ def load_leader(
     _take(made, tensors, newest)
     with torch.no_grad():
         commit(game, made)  # it fits, or this says why not
-    return SavedLeader(game, made, config, int(notes["iteration"]))
+    return SavedLeader(folder, game, made, config, int(notes["iteration"]))
 
 
 def _named_game(folder: Path, config: dict[str, Any]) -> Game:
@@ -115,7 +120,8 @@ def _require_named(folder: Path, config: dict[str, Any]) -> None:
         raise InputError(
             "a run started by `stackelberg train`, or its game and leader beside it",
             f"{folder}, started from Python",
-            "pass them in Python: load_leader(path, game, leader)",
+            "make both again in Python as the run did and use stackelberg.load_leader"
+            f"('{folder}', game, leader), which evaluate(...) takes in place of the folder",
         )
 
 
@@ -164,9 +170,10 @@ def frozen(name: str, leader: Any, game: Game | None) -> list[Frozen]:
     """The leaders, one by one, that something stands for.
 
     Args:
-        leader: a run directory; a leader object, for M leaders; a function of one observation, see
-            `Rule`; a table f(a|s) [S, A]; or where the leader moves once, a design [d].
-        game: may be left out with a run directory.
+        leader: a run directory, or what `load_leader` has made of one; a leader object, for M
+            leaders; a function of one observation, see `Rule`; a table f(a|s) [S, A]; or where the
+            leader moves once, a design [d].
+        game: may be left out with a run.
 
     Raises:
         InputError: if it is none of these, or does not fit the game.
@@ -174,7 +181,7 @@ def frozen(name: str, leader: Any, game: Game | None) -> list[Frozen]:
     if isinstance(leader, (str, Path)):
         return of_run(name, leader, game)
     if isinstance(leader, SavedLeader):
-        leader, game = leader.leader, leader.game
+        return _of_saved(name, leader, reread=False)
     if not isinstance(game, Game):
         raise InputError("a game beside the leader", f"{game!r}", "pass game, as in evaluate(...)")
     if hasattr(leader, "state_dict"):
@@ -187,17 +194,26 @@ def frozen(name: str, leader: Any, game: Game | None) -> list[Frozen]:
 
 def of_run(name: str, path: str | Path, game: Game | None = None) -> list[Frozen]:
     """The M leaders of a run directory, with what the run says of them."""
-    saved = load_leader(path, game)
+    return _of_saved(name, load_leader(path, game), reread=game is None)
+
+
+def _of_saved(name: str, saved: SavedLeader, reread: bool) -> list[Frozen]:
+    """As `of_run`.
+
+    Args:
+        reread: can another process make them anew from the run directory alone?
+    """
+    path, config = saved.path, saved.config
     metrics = read_metrics(path, saved.iteration)
-    told = {key: saved.config.get(key) for key in ("estimator", "access", "follower")}
+    told = {key: config.get(key) for key in ("estimator", "access", "follower", "iterations")}
     told |= {"run": str(path), "outer_iterations": saved.iteration}
-    told["setting"] = _digest(to_json(saved.config | {"seeds": None}, sort_keys=True).encode())
+    told["setting"] = _digest(to_json(config | {"seeds": None}, sort_keys=True).encode())
     leaders = []
     for i, one in enumerate(_singled(name, saved.leader, saved.game)):
-        about = told | {"seed": saved.config["seeds"][i]}
-        about["prediction"] = _prediction(Path(path), metrics, saved.iteration, i)
-        origin = None if game is not None else (name, str(path), i)
-        key = f"{one.key}{source_key(saved.config['game'])}"
+        about = told | {"seed": config["seeds"][i]}
+        about["prediction"] = _prediction(path, metrics, saved.iteration, i)
+        origin = (name, str(path), i) if reread else None
+        key = f"{one.key}{source_key(config['game'])}"
         leaders.append(Frozen(one.name, one.game, one.commitment, key, about, origin))
     return leaders
 

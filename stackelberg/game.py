@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stackelberg.errors import InputError
 from stackelberg.grid import Grid
-from stackelberg.linear import LinearModel
+from stackelberg.linear_model import LinearModel
 from stackelberg.model import TabularModel, check_settings
 from stackelberg.vector import VectorGame, VectorSteps
 

@@ -1,9 +1,8 @@
-"""Linear-quadratic games: their matrices, and the oracles on them.
+"""Oracles on linear-quadratic games, in the matrices of `stackelberg.linear_model`.
 
-Homogeneous coordinates keep the formulas short: y = (1, s), and z = (1, s, a, b), so that constants
-and linear terms are entries of the same matrices. With a leader a ~ N(gain y, diag(std^2)) all is
-closed under one step: values are quadratic forms of y, the follower's soft best response is linear
-with Gaussian noise, and second moments of y obey a linear recursion.
+With a leader a ~ N(gain y, diag(std^2)) all is closed under one step: values are quadratic forms of
+y, the follower's soft best response is linear with Gaussian noise, and second moments of y obey a
+linear recursion.
 
     G     = C_F + gamma_F F' X F                      q_F = -z' G z, X of the follower's mean value
     b     ~ N(-G_bb^-1 G_b(ya) (y, a), (beta / 2) G_bb^-1)              the soft best response
@@ -19,14 +18,23 @@ Riccati equations, Bertsekas, Dynamic Programming and Optimal Control.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from stackelberg.errors import InputError
+from stackelberg.linear_model import (
+    FAR,
+    LinearAnswer,
+    LinearModel,
+    LinearPolicy,
+    Loop,
+    are_near,
+    close,
+    constant_form,
+    padded,
+    radius,
+)
 from stackelberg.model import spread
 
 SWEEPS = 2000  # of value iteration until a follower has its system in hand
@@ -35,96 +43,6 @@ NEWTON = 30  # Newton steps on the Riccati equation after that
 EXACT = 1e-13  # relative change of the value at which they end
 SETTLED = 1e-6  # relative change that they may end with
 NEGLIGIBLE = 1e-12  # share of a discounted bump that is left when the sum over time ends
-FAR = 1e60  # beyond which powers of a diverging system are not followed
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearModel:
-    """A linear-quadratic game in matrices, for one commitment or for each of M.
-
-    With z = (1, s, a, b) of length K = 1 + n + k + m,
-
-        s'  = transition z + w,  w ~ N(0, noise)
-        r_F = -z' follower_cost z
-        r_L = -z' leader_cost z + height exp(-|bump z|^2 / 2),
-
-    so that constants and linear terms stand in the first row and column. Under a design, k = 0 and
-    the matrices depend on it, attached. Costs are symmetric. Everything is in float64; what M
-    designs move, or M leaders have learned, has the leading dimension M, [M, ...], the rest may do
-    without.
-    """
-
-    transition: Tensor  # [.., n, K]
-    noise: Tensor  # [.., n, n], covariance
-    initial_mean: Tensor  # [.., n]
-    initial_covariance: Tensor  # [.., n, n]
-    leader_cost: Tensor  # [.., K, K]
-    follower_cost: Tensor  # [.., K, K], positive definite in b
-    bump: Tensor | None = None  # [.., r, K]
-    height: float | Tensor = 1.0  # of the bump, one or [M]
-    leader_actions: int = 0  # k
-    leader_discount: float = 0.99
-    follower_discount: float = 0.99
-    temperature: float | Tensor = 0.1  # one or [M]
-    follower_observes_action: bool = True
-
-    @property
-    def states(self) -> int:
-        """n."""
-        return self.transition.shape[-2]
-
-    @property
-    def follower_actions(self) -> int:
-        """m."""
-        return self.transition.shape[-1] - 1 - self.states - self.leader_actions
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "LinearModel":
-        """The change made to every matrix."""
-        parts = {name: part for name, part in vars(self).items() if isinstance(part, Tensor)}
-        changed: dict[str, Any] = {name: change(part) for name, part in parts.items()}
-        return replace(self, **changed)
-
-    def detach(self) -> "LinearModel":
-        """The same numbers without a gradient."""
-        return self.map(torch.Tensor.detach)
-
-    @property
-    def step(self) -> Tensor:
-        """F of y' = F z + (0, w): [.., 1 + n, K]."""
-        one = torch.zeros_like(self.transition[..., :1, :])
-        one[..., 0] = 1
-        return torch.cat([one, self.transition], -2)
-
-    @property
-    def begin(self) -> Tensor:
-        """E y_0: [.., 1 + n]."""
-        return torch.nn.functional.pad(self.initial_mean, (1, 0), value=1.0)
-
-    @property
-    def start(self) -> Tensor:
-        """E[y_0 y_0']: [.., 1 + n, 1 + n]."""
-        mean = self.begin
-        return mean.unsqueeze(-1) * mean.unsqueeze(-2) + _padded(self.initial_covariance)
-
-
-class LinearPolicy(NamedTuple):
-    """Leaders that move by a ~ N(gain y, diag(std^2)); k = 0 under a design."""
-
-    gain: Tensor  # [M, k, 1 + n]
-    std: Tensor  # [M, k]
-
-    def detach(self) -> "LinearPolicy":
-        return LinearPolicy(self.gain.detach(), self.std.detach())
-
-
-class LinearAnswer(NamedTuple):
-    """Followers that move by b ~ N(gain (y, a), covariance)."""
-
-    gain: Tensor  # [M, m, 1 + n + k], 0 on an action that is not observed
-    covariance: Tensor  # [M, m, m]
-
-    def detach(self) -> "LinearAnswer":
-        return LinearAnswer(self.gain.detach(), self.covariance.detach())
 
 
 class LinearBest(NamedTuple):
@@ -134,43 +52,6 @@ class LinearBest(NamedTuple):
     value: Tensor  # [M, 1 + n + k, 1 + n + k]: V_F(s,a) = -(y, a)' value (y, a)
     state_value: Tensor  # [M, 1 + n, 1 + n] X: E_a V_F(s,a) = -y' X y
     solved: Tensor  # [M] bool: there is a best response, and it was found
-
-
-class Loop(NamedTuple):
-    """Leader and follower in place: z = span y + noise, y' = system y + noise."""
-
-    span: Tensor  # [M, K, 1 + n]
-    system: Tensor  # [M, 1 + n, 1 + n]
-    scatter: Tensor  # [M, K, K], covariance of z given y
-    arrival: Tensor  # [M, 1 + n, 1 + n], covariance of y' given y
-
-
-def close(model: LinearModel, policy: LinearPolicy, answer: LinearAnswer) -> Loop:
-    """The closed loop of leaders and followers."""
-    count, states = len(policy.gain), model.states + 1
-    eye = torch.eye(states, dtype=policy.gain.dtype).expand(count, -1, -1)
-    situation = torch.cat([eye, policy.gain], 1)  # (y, E a)
-    span = torch.cat([situation, answer.gain @ situation], 1)
-    seen = answer.gain[..., states:]
-    leader = torch.diag_embed(policy.std.square())
-    carried = torch.cat([torch.eye(policy.std.shape[1]).to(seen).expand(count, -1, -1), seen], 1)
-    inner = carried @ leader @ carried.mT
-    chosen = torch.nn.functional.pad(answer.covariance, (policy.std.shape[1], 0) * 2)
-    scatter = torch.nn.functional.pad(inner + chosen, (states, 0, states, 0))
-    step = model.step
-    arrival = step @ scatter @ step.mT + _padded(model.noise)
-    return Loop(span, step @ span, scatter, arrival)
-
-
-def radius(loop: Loop) -> Tensor:
-    """Spectral radius of what becomes of s, [M]: discount^1/2 times it below 1 is stable.
-
-    Infinite where it is beyond all numbers.
-    """
-    system = loop.system.detach()[:, 1:, 1:]
-    near = _near(system)
-    found = torch.linalg.eigvals(torch.where(near.view(-1, 1, 1), system, 0.0)).abs().amax(-1)
-    return torch.where(near, found, torch.inf)
 
 
 # ---------------------------------------------------------------- the follower
@@ -207,7 +88,7 @@ def best_response(
             sound = sound & best.solved
             if sweep % 8 == 0 and (sweep >= WARY or convex.all()):
                 loop = close(still, moves, best.answer)
-                near = _near(value) & _near(loop.system) & sound
+                near = are_near(value) & are_near(loop.system) & sound
                 solved = near & (still.follower_discount**0.5 * radius(loop) < 1)
                 if (solved | ~near).all():
                     break
@@ -231,7 +112,7 @@ def _convex(model: LinearModel, policy: LinearPolicy) -> Tensor:
     eye = torch.eye(model.states + 1, dtype=policy.gain.dtype).expand(len(policy.gain), -1, -1)
     span = _stacked(torch.cat([eye, policy.gain], 1), model.follower_actions)
     cost = (span.mT @ model.follower_cost @ span)[:, 1:, 1:]
-    near = _near(cost)
+    near = are_near(cost)
     values = torch.linalg.eigvalsh(torch.where(near.view(-1, 1, 1), (cost + cost.mT) / 2, 0.0))
     return near & (values[:, 0] >= -1e-9 * values[:, -1].abs())
 
@@ -244,11 +125,6 @@ def _kept(best: LinearBest, solved: Tensor) -> LinearBest:
     return LinearBest(answer, value, state_value, solved)
 
 
-def _near(matrices: Tensor) -> Tensor:
-    """Are the matrices [..., p, p] numbers to go on with?"""
-    return (matrices.abs() < FAR).all(-1).all(-1)
-
-
 def action_value(model: LinearModel, state_value: Tensor) -> Tensor:
     """G of q_F(s,a,b) = -z' G z, [M, K, K], from X [M, 1 + n, 1 + n].
 
@@ -259,7 +135,7 @@ def action_value(model: LinearModel, state_value: Tensor) -> Tensor:
     state_value = (state_value + state_value.mT) / 2
     noise = (state_value[..., 1:, 1:] * model.noise).sum((-2, -1))
     cost = model.follower_cost + discount * step.mT @ state_value @ step
-    return cost + discount * _constant(noise, cost.shape[-1])
+    return cost + discount * constant_form(noise, cost.shape[-1])
 
 
 def soft_response(model: LinearModel, policy: LinearPolicy, state_value: Tensor) -> LinearBest:
@@ -280,7 +156,7 @@ def soft_response(model: LinearModel, policy: LinearPolicy, state_value: Tensor)
     if not model.follower_observes_action:
         blind = _stacked(situation, model.follower_actions)
         rest = (cost[:, states : states + actions, states : states + actions] * scatter).sum((1, 2))
-        cost = blind.mT @ cost @ blind + _constant(rest, blind.shape[-1])
+        cost = blind.mT @ cost @ blind + constant_form(rest, blind.shape[-1])
     across, own = cost[:, seen:, :seen], cost[:, seen:, seen:]
     solid, factor = _definite(own)
     gain = -torch.cholesky_solve(across, factor)
@@ -288,14 +164,14 @@ def soft_response(model: LinearModel, policy: LinearPolicy, state_value: Tensor)
     sharp = factor.diagonal(dim1=1, dim2=2).log().sum(-1)  # log det own / 2
     single = torch.as_tensor(math.pi * beta, dtype=cost.dtype).log()
     freedom = beta * (own.shape[-1] / 2 * single - sharp)
-    value = cost[:, :seen, :seen] + across.mT @ gain - _constant(freedom, seen)
+    value = cost[:, :seen, :seen] + across.mT @ gain - constant_form(freedom, seen)
     if not model.follower_observes_action:
         state_value = value
         gain = torch.nn.functional.pad(gain, (0, actions))
         value = torch.nn.functional.pad(value, (0, actions, 0, actions))
     else:
         rest = (value[:, states:, states:] * scatter).sum((1, 2))
-        state_value = situation.mT @ value @ situation + _constant(rest, states)
+        state_value = situation.mT @ value @ situation + constant_form(rest, states)
     return LinearBest(LinearAnswer(gain, covariance), value, state_value, solid)
 
 
@@ -315,14 +191,14 @@ def sweep(
         for _ in range(backups - 1):
             cost = action_value(model, state_value)
             at_once = (cost * loop.scatter).sum((-2, -1)) - bonus
-            state_value = loop.span.mT @ cost @ loop.span + _constant(at_once, size)
+            state_value = loop.span.mT @ cost @ loop.span + constant_form(at_once, size)
     return state_value
 
 
 def _definite(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Which of the matrices [M, m, m] are positive definite, and Cholesky factors (1 elsewhere)."""
     symmetric = (matrices + matrices.mT) / 2
-    fits = _near(symmetric)
+    fits = are_near(symmetric)
     eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype)
     safe = torch.where(fits.view(-1, 1, 1), symmetric, eye)
     failed = torch.linalg.cholesky_ex(safe.detach()).info != 0
@@ -386,7 +262,7 @@ def _form(loop: Loop, cost: Tensor, discount: float, constant: Tensor | float) -
     system, arrival = (torch.where(keep, x, 0.0) for x in (loop.system, loop.arrival))
     size = system.shape[-1]
     at_once = (cost * loop.scatter).sum((-2, -1)) + constant
-    drive = loop.span.mT @ cost @ loop.span + _constant(at_once, size)
+    drive = loop.span.mT @ cost @ loop.span + constant_form(at_once, size)
     passage = torch.einsum("mki,mlj->mijkl", system, system).flatten(3).flatten(1, 2)
     unit = torch.zeros(size * size, 1, dtype=system.dtype)
     unit[0] = 1
@@ -455,7 +331,7 @@ def action_values(
     ):
         later = _form(loop, cost, discount, 0.0)
         noise = (later[..., 1:, 1:] * model.noise).sum((-2, -1))
-        worth = cost + discount * (step.mT @ later @ step + _constant(noise, step.shape[-1]))
+        worth = cost + discount * (step.mT @ later @ step + constant_form(noise, step.shape[-1]))
         found.append(-worth)
     return found[0], found[1]
 
@@ -497,7 +373,7 @@ def _moments(
         head: [M, r, 1 + n].
     """
     reach, near = _powers(head, loop.system, horizon)
-    first = _around(reach, _padded(model.initial_covariance).expand_as(loop.arrival))
+    first = _around(reach, padded(model.initial_covariance).expand_as(loop.arrival))
     added = _around(reach, loop.arrival)
     covariance = first + added.cumsum(-1) - added
     mean = (model.begin.view(-1, reach.shape[1], 1, 1) * reach).sum(1)
@@ -518,7 +394,7 @@ def _powers(head: Tensor, system: Tensor, count: int) -> tuple[Tensor, Tensor]:
     reach, jump = head.mT.unsqueeze(-1), system.mT
     near = torch.ones(len(head), 1, dtype=torch.bool)
     while near.shape[1] < count:
-        fits = _near(jump)
+        fits = are_near(jump)
         jump = torch.where(fits.view(-1, 1, 1), jump, 0.0)
         more = (jump @ reach.flatten(2)).view_as(reach)
         small = fits.unsqueeze(-1) & (more.abs() < FAR).all(2).all(1)
@@ -552,42 +428,3 @@ def _bumps(model: LinearModel, loop: Loop, horizon: int) -> Tensor:
 
 def _weights(discount: float, horizon: int) -> Tensor:
     return discount ** torch.arange(horizon, dtype=torch.float64)
-
-
-# ---------------------------------------------------------------- small things
-
-
-def linear_policy(count: int, states: int, leader: Any = None) -> LinearPolicy:
-    """The policy of M leaders, k = 0 without any.
-
-    Args:
-        count: M. states: n. leader: a `LinearLeader`, or None under a design.
-
-    Raises:
-        InputError: if the leader is not linear-Gaussian.
-    """
-    if leader is None:
-        empty = torch.zeros(count, 0, 1 + states, dtype=torch.float64)
-        return LinearPolicy(empty, empty[..., 0])
-    if not is_linear(leader):
-        raise InputError(
-            "a linear-Gaussian leader, for which there are oracles",
-            type(leader).__name__,
-            "use agents.LinearGaussian, or a follower and an estimator that do not solve the game",
-        )
-    return LinearPolicy(leader.gain().double(), leader.std().double())
-
-
-def is_linear(leader: Any) -> bool:
-    """Is the leader a `LinearLeader`, as far as oracles go?"""
-    return hasattr(leader, "gain") and hasattr(leader, "std")
-
-
-def _padded(covariance: Tensor) -> Tensor:
-    """The covariance of s as that of y."""
-    return torch.nn.functional.pad(covariance, (1, 0, 1, 0))
-
-
-def _constant(values: Tensor, size: int) -> Tensor:
-    """Numbers [M] as quadratic forms of (1, ...), [M, size, size]."""
-    return torch.nn.functional.pad(values[..., None, None], (0, size - 1, 0, size - 1))

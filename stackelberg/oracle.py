@@ -11,7 +11,8 @@ from stackelberg import exact, hypergradient, linear
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.hypergradient import Critics
-from stackelberg.linear import LinearBest, LinearModel, LinearPolicy
+from stackelberg.linear import LinearBest
+from stackelberg.linear_model import LinearModel, LinearPolicy, is_linear, linear_policy
 from stackelberg.model import check_distribution
 from stackelberg.types import BoxLeader, Commitment, LinearResponse, TabularResponse, inside
 
@@ -37,6 +38,13 @@ class Oracle(Protocol):
         """What a response leaves of the follower's return, [M] >= 0; None as above."""
         ...
 
+    def growth(self, response: object) -> Tensor:
+        """Factor by which the size of rewards grows in a step, [M] >= 1.
+
+        Where a response does not show how it acts, under the best one.
+        """
+        ...
+
     def surrogates(self, commitment: Commitment) -> tuple[Tensor, Tensor]:
         """[M] each, whose gradients are the direct and the indirect term of the hypergradient.
 
@@ -50,7 +58,7 @@ def oracle(game: Game, commitment: Commitment) -> Oracle | None:
     """The oracle of commitments; None where there is none: no tables, nor all of it linear."""
     if game.tabular:
         return TabularOracle(game, commitment)
-    if game.linear and (commitment.box is None or linear.is_linear(commitment.box)):
+    if game.linear and (commitment.box is None or is_linear(commitment.box)):
         return LinearOracle(game, commitment)
     return None
 
@@ -89,6 +97,9 @@ class TabularOracle:
             return None
         model = self.game.model(self.commitment.design)
         return exact.follower_gap(model, self.commitment.policy, response.policy)
+
+    def growth(self, response: object) -> Tensor:
+        return torch.ones(len(self.commitment.policy), dtype=torch.float64)
 
     def surrogates(self, commitment: Commitment) -> tuple[Tensor, Tensor]:
         model = self.game.model(commitment.design)
@@ -132,6 +143,10 @@ class LinearOracle:
             return None
         return linear.follower_gap(*self.parts, response.found.answer)
 
+    def growth(self, response: object) -> Tensor:
+        found = response.found if isinstance(response, LinearResponse) else self.best
+        return linear.radius(linear.close(*self.parts, found.answer)).clamp(min=1.0).square()
+
     def surrogates(self, commitment: Commitment) -> tuple[Tensor, Tensor]:
         return linear.surrogates(*in_matrices(self.game, commitment), self.best.answer)
 
@@ -143,7 +158,7 @@ def in_matrices(game: Game, commitment: Commitment) -> tuple[LinearModel, Linear
         InputError: if a leader is not linear-Gaussian.
     """
     model = game.matrices(commitment.design)
-    return model, linear.linear_policy(len(commitment.policy), model.states, commitment.box)
+    return model, linear_policy(len(commitment.policy), model.states, commitment.box)
 
 
 # ---------------------------------------------------------------- commitments as numbers
@@ -172,7 +187,7 @@ def rows_of(commitment: Commitment) -> Tensor:
         return commitment.design
     if commitment.box is None:
         return commitment.policy
-    policy = linear.linear_policy(len(commitment.policy), 0, commitment.box)
+    policy = linear_policy(len(commitment.policy), 0, commitment.box)
     return torch.cat([policy.gain, policy.std.unsqueeze(-1)], -1)
 
 
@@ -205,12 +220,15 @@ def _check_shape(rows: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"shape {list(rows.shape[1:])}, not {list(shape)}")
 
 
-def require_oracle(game: Game) -> None:
-    """Raise InputError unless the game shows tables or matrices."""
+def require_oracle(game: Game, who: str = "", instead: str = "a method that needs neither") -> None:
+    """Raise InputError unless the game shows tables or matrices.
+
+    Args:
+        who: needs them. instead: what to use where there are none.
+    """
     if not (game.tabular or game.linear):
         raise InputError(
-            "a tabular game, or a linear-quadratic one",
+            f"a tabular game, or a linear-quadratic one{who and f', for {who}'}",
             f"'{game.name}', which shows neither tables nor matrices",
-            "give it as arrays (games.tabular) or matrices (games.linear), or use a method that "
-            "needs neither",
+            f"give it as arrays (games.tabular) or matrices (games.linear), or use {instead}",
         )

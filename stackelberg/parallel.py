@@ -8,6 +8,8 @@ import contextlib
 import copy
 import inspect
 import math
+import re
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
@@ -21,7 +23,7 @@ from pettingzoo.utils.conversions import aec_to_parallel
 from torch import Tensor
 
 from stackelberg.environment import AGENTS, SETTINGS, Environment
-from stackelberg.errors import InputError, told
+from stackelberg.errors import InputError, nearest, told
 from stackelberg.flat_spaces import (
     Decoder,
     flat_action_space,
@@ -295,7 +297,7 @@ class _Copy:
             found = self.env.step(chosen)
         except Exception as error:
             raise InputError(
-                f"an environment that can be stepped by {chosen}",
+                f"an environment that can be stepped by {_in_words(chosen)}",
                 f"{told(error)} {self._when}",
                 "mend its step()",
             ) from error
@@ -511,7 +513,11 @@ def _agents(env: Any, leader: Any | None) -> tuple[Any, Any]:
         raise InputError(
             f"a leader that is one of the agents {', '.join(map(str, agents))}",
             "no word of who leads" if named is None else f"'{named}'",
-            'name it by leader (--leader-agent), or in metadata["leader_agent"]',
+            nearest(
+                str(chosen),
+                map(str, agents),
+                'name it by leader (--leader-agent), or in metadata["leader_agent"]',
+            ),
         )
     return found[0], agents[1 - agents.index(found[0])]
 
@@ -525,7 +531,8 @@ def _settings(env: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         )
     for name in [*own, *given]:
         if name not in KNOWN:
-            raise InputError(f"a setting out of {', '.join(KNOWN)}", f"'{name}'", "leave it out")
+            fix = nearest(name, KNOWN, "leave it out")
+            raise InputError(f"a setting out of {', '.join(KNOWN)}", f"'{name}'", fix)
     found: dict[str, Any] = {"follower_observes_action": False}
     longest = _max_cycles(env)
     if longest is not None:
@@ -549,7 +556,9 @@ def _max_cycles(env: Any) -> int | None:
 
 def _player(env: Any, agent: Any) -> tuple[Player, spaces.Space]:
     """The agent, and its actions as the game has them."""
-    own = copy.deepcopy(_spaces_of(env, agent, "before any episode"))
+    with warnings.catch_warnings():  # PettingZoo's, before the error
+        warnings.simplefilter("ignore")
+        own = copy.deepcopy(_spaces_of(env, agent, "before any episode"))
     actions, decode = flat_action_space(agent, own[1])
     return Player(agent, *own, flat_observation_space(agent, own[0]), decode), actions
 
@@ -569,5 +578,5 @@ def _spaces_of(env: Any, agent: Any, when: str) -> tuple[spaces.Space, spaces.Sp
 def _in_words(given: Any) -> str:
     if isinstance(given, np.ndarray):
         return f"an array of shape {list(given.shape)} and type {given.dtype}"
-    said = repr(given)
+    said = re.sub(r"np\.\w+\(([^()]*)\)", r"\1", repr(given))
     return said if len(said) < 80 else f"{said[:77]}..."

@@ -35,9 +35,14 @@ class Progress:
 
     def follower(self, steps: int, most: int, gap: float | None) -> None:
         """A follower has trained for so many steps, of at most so many, and has this gap left."""
-        known = "" if gap is None else f", gap {gap:.2g}"
-        said = f"follower {steps:,} of {most:,} steps{known}"
+        said = f"follower {told_steps(steps, most, gap)}"
         self._show(self._done, self._iterations, ", ".join(filter(None, (self._said, said))))
+
+
+def told_steps(steps: int, most: int, gap: float | None) -> str:
+    """How far a follower is in its training, in words."""
+    known = "" if gap is None else f", gap {gap:.2g}"
+    return f"{steps:,} of {most:,} steps{known}"
 
 
 @contextmanager

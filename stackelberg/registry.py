@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from stackelberg.errors import InputError, told
+from stackelberg.errors import InputError, nearest, told
 
 
 def names(kind: str) -> list[str]:
@@ -27,14 +27,23 @@ def load(kind: str, name: str) -> Callable[..., Any]:
     if not found:
         own = {"games": "factory", "followers": "Class"}.get(kind)
         hint = f" (or path/to/file.py:{own}, or module:{own})" if own else ""
+        fix = f"name what it holds: {name}:{own}" if name.endswith(".py") else ""
         raise InputError(
-            f"one of the {kind} {', '.join(names(kind))}{hint}", f"'{name}'", "check the spelling"
+            f"one of the {kind} {', '.join(names(kind))}{hint}",
+            f"'{name}'",
+            fix or nearest(name, names(kind)),
         )
     factory: Callable[..., Any] = found[0].load()
     return factory
 
 
-def make_game(reference: str, options: Sequence[str] = (), leader_agent: str | None = None) -> Any:
+def make_game(
+    reference: str,
+    options: Sequence[str] = (),
+    leader_agent: str | None = None,
+    *,
+    oracle: bool = False,
+) -> Any:
     """The game that a command line names.
 
     Args:
@@ -43,17 +52,25 @@ def make_game(reference: str, options: Sequence[str] = (), leader_agent: str | N
         options: `KEY=VALUE` strings for the factory; what it does not take is a setting of the
             game that an environment is made into.
         leader_agent: the agent that leads in such an environment, see `from_parallel_env`.
+        oracle: will tables or matrices be needed?
 
     Raises:
-        InputError: for an unknown game or option, a factory that raises, or one that returns
-            something else.
+        InputError: for an unknown game or option, a factory that raises, one that returns something
+            else, or an environment that has nothing to read an oracle from.
     """
     from stackelberg.game import Game
 
     game, make, settings = make_subject(reference, options)
     if _is_environment(game):
+        from stackelberg.environment import Environment
         from stackelberg.parallel import from_parallel_env
 
+        if oracle and type(game) is not Environment:
+            raise InputError(
+                "a game that shows tables or matrices",
+                f"'{reference}', an environment of PettingZoo, which shows neither",
+                "use `stackelberg train`, or write the game with games.tabular or games.linear",
+            )
         return from_parallel_env(make, leader_agent, **settings)
     if not isinstance(game, Game):
         raise InputError(
@@ -61,13 +78,18 @@ def make_game(reference: str, options: Sequence[str] = (), leader_agent: str | N
             f"the class {game.__name__}" if isinstance(game, type) else type(game).__name__,
             "return a games.tabular.TabularGame or TabularDesign, or a ParallelEnv",
         )
+    check_leader_agent(game, leader_agent)
+    return game
+
+
+def check_leader_agent(game: Any, leader_agent: str | None) -> None:
+    """Raise InputError if a leader is named where it is clear who leads."""
     if leader_agent is not None:
         raise InputError(
             "a leader agent of a PettingZoo environment alone",
             f"'{leader_agent}' for the game '{game.name}', where it is clear who leads",
             "leave --leader-agent out",
         )
-    return game
 
 
 def make_subject(
@@ -101,12 +123,19 @@ def _first_made(
         return _call(what, factory, options, [general]), []
     except InputError as error:
         known = _parameters(factory, [general])
+        unknown = [o for o in options if keys[o] not in known and o not in held]
         refused = isinstance(error.__cause__, TypeError) or any(keys[o] not in known for o in held)
-        if not (held and refused):
+        if not (unknown or (held and refused)):
             raise
-        made = _call(what, factory, [o for o in options if o not in held], [general])
+        rest = [o for o in options if o not in held and o not in unknown]
+        try:
+            made = _call(what, factory, rest, [general])
+        except InputError as other:
+            raise (error if unknown else other) from None
         if not _is_environment(made):
             raise
+        for option in unknown:  # is neither the factory's own nor a setting
+            _parse(what, option, {**own, **settings})
         return made, held
 
 
@@ -164,7 +193,7 @@ def _own(reference: str) -> Callable[..., Any]:
         raise InputError(
             f"a function or class '{attribute}' in {place}",
             f"these: {', '.join(public) or 'none'}",
-            "name the one that makes what is asked for",
+            nearest(attribute, public, "name the one that makes what is asked for"),
         )
     return typing.cast(Callable[..., Any], factory)
 
@@ -284,7 +313,7 @@ def _parse(what: str, option: str, known: Mapping[str, Any]) -> tuple[str, Any]:
         raise InputError(
             f"an option of {what}: {', '.join(known) or 'it has none'}",
             f"'{key}'",
-            "check the spelling",
+            nearest(key, known),
         )
     return key, _value(key, text, known[key])
 
@@ -298,9 +327,22 @@ def _value(key: str, text: str, kind: Any) -> Any:
     try:
         return _fit(value, text, kind)
     except (TypeError, OverflowError) as error:
-        raise InputError(
-            f"{key}: {inspect.formatannotation(kind)}", f"'{text}'", "give a value of that type"
-        ) from error
+        named = [str(one) for one in typing.get_args(kind) if isinstance(one, str)]
+        fix = nearest(text, named, "give a value of that type")
+        raise InputError(f"{key}: {_in_words(kind)}", f"'{text}'", fix) from error
+
+
+WORDS = {bool: "true or false", int: "an integer", float: "a number", types.NoneType: "None"}
+
+
+def _in_words(kind: Any) -> str:
+    """An annotated type, in an error."""
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(str, parts))
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(map(_in_words, parts))
+    return WORDS[kind] if kind in WORDS else inspect.formatannotation(kind)
 
 
 def _fit(value: Any, text: str, kind: Any) -> Any:

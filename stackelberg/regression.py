@@ -10,7 +10,7 @@ from torch import Tensor
 from stackelberg import linear
 from stackelberg.access import TrajectoriesAccess
 from stackelberg.game import Game
-from stackelberg.linear import LinearAnswer, LinearModel, LinearPolicy
+from stackelberg.linear_model import LinearAnswer, LinearModel, LinearPolicy, linear_policy
 from stackelberg.rollout import Trajectories
 from stackelberg.types import Commitment
 
@@ -213,7 +213,7 @@ class LinearMemory:
     @torch.no_grad()
     def foresees(self, commitment: Commitment) -> Tensor:
         """Where the learned game has a best response and the leader a finite return, [M]."""
-        policy = linear.linear_policy(len(commitment.policy), self.states, commitment.box)
+        policy = linear_policy(len(commitment.policy), self.states, commitment.box)
         return torch.isfinite(linear.objective(self.model(commitment), policy))
 
     @torch.no_grad()
@@ -221,7 +221,7 @@ class LinearMemory:
         self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories
     ) -> LinearCritics:
         """The learned game, the followers' behaviour, and the objective that follows from them."""
-        policy = linear.linear_policy(len(commitment.policy), self.states, commitment.box).detach()
+        policy = linear_policy(len(commitment.policy), self.states, commitment.box).detach()
         model = self.model(commitment).detach()
         answer = self._behaviour(model, policy, follower)
         if self.estimates:

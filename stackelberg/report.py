@@ -28,6 +28,7 @@ from stackelberg.run_directory import (
     from_python,
     read_json,
     read_metrics,
+    require_run,
     unwritable,
     write_atomically,
 )
@@ -157,6 +158,7 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
         InputError: if the folder is no run, has no outer iteration yet, or is damaged.
     """
     folder = Path(path)
+    require_run(folder)
     config = read_json(folder / "config.json", "the folder of a run")
     if not isinstance(config, dict) or not isinstance(config.get("seeds"), list):
         raise InputError(

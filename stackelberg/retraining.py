@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,13 +30,16 @@ from stackelberg.oracle import oracle
 from stackelberg.process import single_thread
 from stackelberg.rollout import play
 from stackelberg.run_directory import to_json
-from stackelberg.summary import evaluation_horizon, half_widths, versions
+from stackelberg.summary import Cut, evaluation_cut, half_widths, plain, versions
 from stackelberg.types import Commitment, Follower, TabularResponse
 
-FORMAT = 1  # of trainings that are kept
+FORMAT = 2  # of trainings that are kept
 TRAIN, PLAY = 11, 12  # what random numbers are for
 BATCH = 1_000_000  # steps of play at once
 SIDE_BY_SIDE = 64  # copies of a game that steps them one by one
+FURTHER = 100  # times the episodes asked for that may be played to reach a half-width
+
+Watch = Callable[[int, int, float | None], None]  # a follower's steps, of at most how many, its gap
 
 
 class Kind(NamedTuple):
@@ -43,6 +47,7 @@ class Kind(NamedTuple):
 
     name: str
     make: Callable[[], Follower]
+    settings: dict[str, Any]  # of it, in JSON
     key: str  # what tells it from others: its settings, and the file that its class is written in
 
 
@@ -56,6 +61,7 @@ class Training:
     temperature: float
     seed: int
     episodes: int
+    half_width: float | None = None  # of the interval of the leader's discounted return
 
     @property
     def place(self) -> dict[str, Any]:
@@ -65,6 +71,11 @@ class Training:
             "temperature": self.temperature,
             "seed": self.seed,
         }
+
+    @property
+    def said(self) -> str:
+        """Which it is."""
+        return f"{self.leader.name}: {self.follower.name}, seed {self.seed}"
 
     @property
     def file(self) -> str | None:
@@ -79,16 +90,22 @@ class Training:
             "leaders": leaders,
             "names": [one.name for one in self.opponents],
             "follower": [self.follower.name, self.follower.key],
-            "episodes": self.episodes,
+            "episodes": [self.episodes, self.half_width],
         }
         digest = hashlib.sha256(to_json(whole, sort_keys=True).encode()).hexdigest()[:16]
         return f"{digest}.json"
 
-    def run(self) -> list[Row]:
-        """Train and play: a row for every opponent, see `EvaluationResult`."""
+    def run(self, watch: Watch | None = None) -> list[Row]:
+        """Train and play: a row for every opponent, see `EvaluationResult`.
+
+        Args:
+            watch: called as training goes on, by followers that tell.
+        """
         with single_thread():
             game = retuned(self.leader, self.temperature)
-            follower = self.follower.make()
+            follower: Any = self.follower.make()
+            if watch is not None and hasattr(follower, "report"):
+                follower.report = watch
             seed = int(self._generator(TRAIN).integers(2**31))
             with blamed(f"a follower '{self.follower.name}' whose best_respond() succeeds"):
                 response = follower.best_respond(game, self.leader.commitment, [seed])
@@ -103,9 +120,11 @@ class Training:
     @torch.no_grad()
     def _meet(self, game: Game, response: Response, other: Frozen) -> Row:
         own = other.name == self.leader.name
-        row = self.place | {"against": other.name, "episodes": self.episodes}
         generator = self._generator(PLAY, other.name)
-        returns = _returns(game, other.commitment, response, self.episodes, generator)
+        cut = evaluation_cut(game, other.commitment, response)
+        returns = self._returns(game, other.commitment, response, cut, generator)
+        row = self.place | {"against": other.name, "episodes": len(returns[RETURNS[0]])}
+        row |= {"discounted_horizon": cut.horizon, "discounted_rest": plain(cut.rest)}
         for name, found in returns.items():
             row |= {name: found.mean().item(), f"{name}_ci95": half_widths(found[None])[0]}
         gap, source = (gap_of(response, 1), "follower") if own else (None, None)
@@ -118,6 +137,31 @@ class Training:
         row |= {"gap_source": None if gap is None else source}
         whole: Row = json.loads(to_json(row | {"follower_steps": steps_of(response)}))
         return whole
+
+    def _returns(
+        self,
+        game: Game,
+        commitment: Commitment,
+        response: Response,
+        cut: Cut,
+        generator: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """Returns of as many fresh episodes as were asked for, or as the half-width takes."""
+        found: dict[str, Tensor] = {}
+        more = self.episodes
+        while more:
+            new = _played(game, commitment, response, cut, more, generator)
+            found = {name: torch.cat([found.get(name, x[:0]), x]) for name, x in new.items()}
+            more = self._missing(found["leader_discounted"])
+        return found
+
+    def _missing(self, returns: Tensor) -> int:
+        """How many episodes are still to be played, by the spread of those that were."""
+        (half,) = half_widths(returns[None])
+        if self.half_width is None or half is None or half <= self.half_width:
+            return 0
+        asked = len(returns) * (half / self.half_width) ** 2
+        return max(0, math.ceil(min(FURTHER * self.episodes, asked)) - len(returns))
 
 
 def retuned(leader: Frozen, temperature: float) -> Game:
@@ -150,20 +194,19 @@ def _one(values: Tensor | None) -> float | None:
     return None if values is None else values[0].item()
 
 
-def _returns(
+def _played(
     game: Game,
     commitment: Commitment,
     response: Response,
+    cut: Cut,
     episodes: int,
     generator: np.random.Generator,
 ) -> dict[str, Tensor]:
     """Returns of fresh episodes [episodes], of rewards alone.
 
-    Discounted ones run until what is left is negligible, undiscounted ones to the game's own time
-    limit.
+    Discounted ones run for `cut.horizon` steps, undiscounted ones to the game's own time limit.
     """
-    horizon = evaluation_horizon(game)
-    steps = max(horizon, game.horizon)
+    steps = max(cut.horizon, game.horizon)
     most = SIDE_BY_SIDE if game.one_by_one else max(1, BATCH // steps)
     found: dict[str, list[Tensor]] = {name: [] for name in RETURNS}
     for start in range(0, episodes, most):
@@ -181,7 +224,8 @@ def _returns(
             ("leader", seen.leader_reward, game.leader_discount),
             ("follower", seen.follower_reward, game.follower_discount),
         ):
+            settled = reward * (seen.time < cut.horizon)
             limited = reward * (seen.time < game.horizon)
-            found[f"{who}_discounted"].append(seen.first_returns(reward, discount)[0])
+            found[f"{who}_discounted"].append(seen.first_returns(settled, discount)[0])
             found[f"{who}_undiscounted"].append(seen.first_returns(limited, 1.0)[0])
     return {name: torch.cat(parts) for name, parts in found.items()}

@@ -47,7 +47,7 @@ class Trajectories:
     terminated: Tensor  # [M, N, T] bool: ended by the rules
     time: Tensor  # [M, N, T] steps since the episode's start; 0 starts a new episode
     points: Points | None = None  # in a game without tables, what the states were observed to be
-    design: Tensor | None = None  # [M, N, d] there, of the streams, where leaders commit to one
+    design: Tensor | None = None  # [M, N, d] of the streams, where leaders commit to one
 
     @property
     def steps(self) -> int:
@@ -71,9 +71,9 @@ class Trajectories:
         return {name: part for name, part in vars(self).items() if name not in apart}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Trajectories":
-        """The change made to every part; there are no points or designs afterwards."""
+        """The change made to every part and to designs; there are no points afterwards."""
         parts: dict[str, Any] = {name: change(part) for name, part in self.parts().items()}
-        return Trajectories(**parts)
+        return Trajectories(**parts, design=None if self.design is None else change(self.design))
 
     def grouped(self, leaders: int) -> "Trajectories":
         """The play of M K leaders as that of M, the streams of K after each other: [M, K N, T]."""
@@ -93,7 +93,6 @@ class Trajectories:
             state=here,
             next_state=here + steps,
             points=Points(*(part.flatten(1, 2) for part in points)),
-            design=None if self.design is None else joined(self.design),
         )
 
     def first_returns(self, reward: Tensor, discount: float) -> Tensor:
@@ -170,7 +169,15 @@ def play(
         next_state=arrived,
         terminated=over > 0,
         time=time,
+        design=_designs(commitment, streams),
     )
+
+
+def _designs(commitment: Commitment, streams: int) -> Tensor | None:
+    """The designs [M, N, d] that streams are played under, where leaders commit to one."""
+    if commitment.design is None:
+        return None
+    return commitment.design[:, None].expand(-1, streams, -1)
 
 
 def _walk(
@@ -238,7 +245,7 @@ def _stepped(
     ]
     states, arrivals = columns[:4], columns[4:8]
     ours, theirs, clock, leader_reward, follower_reward, terminated, _ = columns[8:]
-    points, design = None, None
+    points = None
     if game.tabular:
         state, arrived = states[0].argmax(-1), arrivals[0].argmax(-1)
     else:
@@ -246,8 +253,6 @@ def _stepped(
         points = Points(*(torch.cat([x.flatten(1, 2) for x in pair], 1) for pair in pairs))
         state = torch.arange(clock[0].numel()).view_as(clock[0]).expand_as(clock)
         arrived = state + clock[0].numel()
-        if commitment.design is not None:
-            design = commitment.design[:, None].expand(-1, clock.shape[1], -1)
     return Trajectories(
         state=state,
         leader_action=ours,
@@ -258,7 +263,7 @@ def _stepped(
         terminated=terminated,
         time=clock,
         points=points,
-        design=design,
+        design=_designs(commitment, clock.shape[1]),
     )
 
 

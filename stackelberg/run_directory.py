@@ -16,6 +16,7 @@ from torch import Tensor
 from stackelberg.errors import InputError
 
 KEEP = 2  # checkpoints
+NAMED = 3  # runs in an error, at most
 
 
 class RunDirectory:
@@ -182,6 +183,21 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(
             "a whole checkpoint", f"{path}", f"remove it to use the one before ({error})"
         ) from error
+
+
+def require_run(path: Path) -> None:
+    """Raise InputError unless there is a config.json, as every run has one."""
+    if os.path.isfile(path / "config.json"):
+        return
+    there = "a file" if os.path.isfile(path) else "a folder without config.json"
+    what = there if os.path.exists(path) else "which is not there"
+    inside = [str(one.parent) for one in sorted(path.glob("*/config.json"))]
+    more = ", ..." if len(inside) > NAMED else ""
+    raise InputError(
+        "the folder of a run, as `stackelberg train --out` writes it",
+        f"{path}, {what}",
+        f"name a run inside: {', '.join(inside[:NAMED])}{more}" if inside else "check the name",
+    )
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -21,7 +21,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from stackelberg import exact, hypergradient, linear
 from stackelberg.errors import InputError
 from stackelberg.game import Game
-from stackelberg.linear import LinearModel
+from stackelberg.linear_model import LinearModel, linear_policy
 from stackelberg.model import TabularModel
 from stackelberg.oracle import require_oracle, rows_of
 from stackelberg.process import single_thread
@@ -183,7 +183,7 @@ class _Ascent:
     ) -> tuple[Tensor, Tensor]:
         if model.bump is not None:
             model = replace(model, bump=model.bump / warmth)
-        policy = linear.linear_policy(self.leader.count, model.states, commitment.box)
+        policy = linear_policy(self.leader.count, model.states, commitment.box)
         best = linear.best_response(model, policy, self.start)
         self.start = best.state_value.detach()
         value = linear.leader_return(model, policy, best.answer, negligible=self.tolerance)

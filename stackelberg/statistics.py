@@ -2,7 +2,10 @@
 
 Scores come as columns, one [K_t] for each of T tasks: K_t independent runs each, which may differ
 in number. Every interval is by the stratified bootstrap: runs are drawn again, with replacement,
-within each task apart.
+within each task apart, and the middle 95 % of what comes out is the interval. It holds the truth in
+95 % of all cases where runs are many, and in fewer where they are few: that of the interquartile
+mean of 2, 3, 4, 5 and 10 normal scores in 50, 75, 88, 90 and 93 % (exponential ones alike), that of
+the probability of improvement in 67, 79, 94, 91 and 95 %. Of fewer than `FEWEST` there is none.
 
 Source: Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice,
 arXiv:2108.13264.
@@ -16,9 +19,10 @@ from scipy import stats
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+FEWEST = 5  # runs of a task that an interval takes
 
 Columns = Sequence[np.ndarray]  # [K_t] for each task
-Interval = tuple[float, float] | None  # None where a task has a single run
+Interval = tuple[float, float] | None  # None where there is none to tell
 
 
 def interquartile_mean(scores: Columns) -> float:
@@ -44,7 +48,13 @@ def probability_of_improvement(scores: Columns, others: Columns) -> float:
 
 
 def improvement_interval(scores: Columns, others: Columns, seed: int = 0) -> Interval:
-    """The 95 % interval of the probability of improvement."""
+    """The 95 % interval of the probability of improvement.
+
+    None also where every run here is above every run there, or below: however they are drawn again,
+    nothing else comes out, so that the bootstrap tells nothing of how far from sure it is.
+    """
+    if probability_of_improvement(scores, others) in (0.0, 1.0):
+        return None
     return _bootstrap([*scores, *others], _improvement, seed)
 
 
@@ -64,7 +74,7 @@ def _improvement(*columns: np.ndarray, axis: int = -1) -> Any:
 
 
 def _bootstrap(columns: Columns, statistic: Callable[..., Any], seed: int) -> Interval:
-    if any(len(column) < 2 for column in columns):
+    if any(len(column) < FEWEST for column in columns):
         return None
     found = stats.bootstrap(
         columns,

@@ -3,7 +3,7 @@
 import math
 import warnings
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy import stats
@@ -23,7 +23,45 @@ VANISHED = 1e-9  # of direct plus indirect term: where they cancel this far, not
 
 NEGLIGIBLE = 1e-4  # what is left of a discounted return when an evaluation episode is cut
 LONGEST = 20_000  # steps of an evaluation episode; reached from discounts of 0.9995 on
+HUGE = 1e60  # size of rewards at which an episode is cut: beyond it observations are no numbers
 PACKAGES = ("stackelberg", "torch", "numpy", "pettingzoo", "tianshou")
+
+
+class Cut(NamedTuple):
+    """Where evaluation episodes are cut."""
+
+    horizon: int  # steps
+    rest: Tensor  # [M] share of the discounted returns that is left then; 1 where they diverge
+
+
+@torch.no_grad()
+def evaluation_cut(game: Game, commitment: Commitment, response: Response) -> Cut:
+    """After how many steps both players' discounted returns have settled to `NEGLIGIBLE`.
+
+    What is left falls by a factor c discount a step, c that by which rewards grow: in a linear game
+    the square of the spectral radius of the closed loop (that of the best response where the one
+    that acts does not show how), 1 in tables. Games that show neither tables nor matrices go by the
+    discount alone, c = 1, and what grows there along an episode is cut too early.
+
+    No horizon is longer than `LONGEST` (closer to 1 a discount makes episodes that no memory
+    holds), than the game itself allows, or than rewards stay below `HUGE`; `rest` tells what that
+    leaves. Where c discount >= 1 returns diverge: episodes are as long as the discount alone asks.
+    """
+    discount = max(game.leader_discount, game.follower_discount)
+    truth = oracle(game, commitment)
+    unknown = torch.ones(len(commitment.policy), dtype=torch.float64)
+    growth = unknown if truth is None else truth.growth(response)
+    rate = growth * discount
+    needed = _settles(torch.where(rate < 1, rate, discount)).max()
+    bound = (math.log(HUGE) / growth.log()).min().floor()
+    longest = LONGEST if game.longest is None else min(game.longest, LONGEST)
+    horizon = max(1, int(min(needed, bound, torch.tensor(float(longest)))))
+    return Cut(horizon, (rate**horizon).clamp(max=1.0))
+
+
+def _settles(rate: Tensor) -> Tensor:
+    """Steps after which rate^steps <= `NEGLIGIBLE`, at least 1."""
+    return (math.log(NEGLIGIBLE) / rate.log()).ceil().clamp(min=1.0)
 
 
 @torch.no_grad()
@@ -76,7 +114,7 @@ def evaluation(
     commitment: Commitment,
     response: Response,
     seen: Trajectories,
-    horizon: int,
+    cut: Cut,
     best_known: BestKnown | None = None,
 ) -> dict[str, Any]:
     """Returns of the final leader in fresh episodes, and its regret.
@@ -96,9 +134,9 @@ def evaluation(
     leader = seen.first_returns(seen.leader_reward, game.leader_discount)
     follower = seen.first_returns(seen.follower_reward, game.follower_discount)
     return {
-        "leader_return": interval(leader, horizon)
+        "leader_return": interval(leader, cut)
         | {"exact": _maybe(value), "against_response": _maybe(met)},
-        "follower_return": interval(follower, horizon),
+        "follower_return": interval(follower, cut),
         **(
             _unsure(game.optimum, leader.mean(-1))
             if value is None
@@ -169,37 +207,37 @@ def warn_of_divergence(estimate: Tensor) -> None:
         )
 
 
-def evaluation_horizon(game: Game) -> int:
-    """Steps until both players' discounted returns have settled to `NEGLIGIBLE` of their scale.
+def warn_without_response(indirect: Tensor) -> bool:
+    """Warn of leaders whose indirect surrogate [M] is -inf: their estimator knows no best response.
 
-    That is of rewards whose size does not grow along an episode: where it grows by a factor c a
-    step, as in a linear game with unstable states, what is cut is (c discount)^horizon.
-
-    At most `LONGEST`: closer to 1 a discount makes episodes that no memory holds; and no more than
-    the game itself allows.
+    Returns whether there are any.
     """
-    discount = max(game.leader_discount, game.follower_discount)
-    if discount == 0:
-        return 1
-    longest = LONGEST if game.longest is None else min(game.longest, LONGEST)
-    return min(longest, max(1, math.ceil(math.log(NEGLIGIBLE) / math.log(discount))))
+    lost = torch.nonzero(indirect.isneginf()).flatten().tolist()
+    if lost:
+        warnings.warn(
+            f"by what was seen, the follower has no best response to leader "
+            f"{', '.join(map(str, lost))} of 0 to {len(indirect) - 1}: where that is so the "
+            "indirect term is left out, and indirect_norm is 0; play longer or in more streams",
+            stacklevel=4,
+        )
+    return bool(lost)
 
 
-def interval(returns: Tensor, horizon: int) -> dict[str, Any]:
+def interval(returns: Tensor, cut: Cut) -> dict[str, Any]:
     """Mean and half-width of the 95 % confidence interval (Student's t) of returns [M, N].
 
     Numbers for one leader, lists for many; one episode has no interval (None). The returns are
     discounted and follow the objective: they run for `horizon` steps, whatever the game's own time
-    limit.
+    limit, and leave the share `rest`, see `evaluation_cut`.
     """
     mean, spread = returns.mean(1), half_widths(returns)
-    one = len(mean) == 1
     return {
-        "mean": mean.item() if one else mean.tolist(),
-        "ci95": spread[0] if one else spread,
+        "mean": plain(mean),
+        "ci95": spread[0] if len(mean) == 1 else spread,
         "episodes": returns.shape[1],
         "discounted": True,
-        "horizon": horizon,
+        "horizon": cut.horizon,
+        "rest": plain(cut.rest),
     }
 
 

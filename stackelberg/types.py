@@ -15,7 +15,8 @@ from stackelberg.config import TrainConfig
 from stackelberg.errors import InputError
 from stackelberg.exact import SoftResponse
 from stackelberg.game import ROUNDING, Budget, Game
-from stackelberg.linear import LinearAnswer, LinearBest
+from stackelberg.linear import LinearBest
+from stackelberg.linear_model import LinearAnswer
 
 
 class Leader(Protocol):

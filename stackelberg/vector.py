@@ -83,7 +83,7 @@ class VectorSteps(VectorGame):
             if not count:
                 return
             self._state, self._time = self._state.clone(), self._time.clone()
-            self._state[which] = self.game.initial(count, self.generator)
+            self._state[which] = self.game.initial(count, self.generator).to(self._state)
             self._time[which] = 0
         self._observe()
 

@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from wrapped import Wrapped
 
 from games.tabular import TabularDesign, TabularGame
 from stackelberg import exact
-from stackelberg.game import Game, Step
 from stackelberg.rollout import Points, Trajectories
 from stackelberg.types import Commitment, TabularResponse
 
 
-class Hidden(Game):
+class Hidden(Wrapped):
     """A tabular game that shows of its states a few features alone.
 
     Args:
@@ -24,34 +24,13 @@ class Hidden(Game):
     """
 
     def __init__(self, inner: TabularGame | TabularDesign, features: Tensor | None = None) -> None:
-        super().__init__(
-            leader_discount=inner.leader_discount,
-            follower_discount=inner.follower_discount,
-            temperature=inner.temperature,
-            horizon=inner.horizon,
-            follower_observes_action=inner.follower_observes_action,
-            optimum=inner.optimum,
-        )
-        self.inner, self.name = inner, f"hidden {inner.name}"
-        self.leader_moves = inner.leader_moves
-        self.leader_space, self.follower_space = inner.leader_space, inner.follower_space
+        super().__init__(inner)
+        self.name = f"hidden {inner.name}"
         if features is None:
             features = torch.from_numpy(np.random.default_rng(5).normal(size=(inner.states, 4)))
         self.features = features.float()
         low, high = self.features.aminmax(dim=0)
         self.observation_space = spaces.Box(low.numpy(), high.numpy(), dtype=np.float32)
-
-    def initial(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.inner.initial(n, generator)
-
-    def step(
-        self,
-        state: Tensor,
-        leader_action: Tensor,
-        follower_action: Tensor,
-        generator: torch.Generator,
-    ) -> Step:
-        return self.inner.step(state, leader_action, follower_action, generator)
 
     def observe(self, state: Tensor) -> Tensor:
         return self.features[state]

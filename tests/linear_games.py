@@ -14,7 +14,7 @@ from stackelberg import linear
 from stackelberg.access import restrict
 from stackelberg.estimators import Evidence
 from stackelberg.game import Game
-from stackelberg.linear import LinearModel, LinearPolicy
+from stackelberg.linear_model import LinearModel, LinearPolicy, linear_policy
 from stackelberg.regression import LinearCritics, LinearMemory
 from stackelberg.rollout import Trajectories, play
 from stackelberg.types import Commitment, Leader, LinearResponse, commit
@@ -92,7 +92,7 @@ class Sample:
     @property
     def policy(self) -> LinearPolicy:
         count, states = self.leader.count, self.game.matrices(self.commitment.design).states
-        return linear.linear_policy(count, states, self.commitment.box)
+        return linear_policy(count, states, self.commitment.box)
 
     @property
     def true(self) -> LinearModel:
@@ -131,7 +131,7 @@ class Sample:
                     leaf.copy_(moved)
                     attached = commit(self.game, self.leader)
                     model = self.game.matrices(attached.design)
-                    policy = linear.linear_policy(self.leader.count, model.states, attached.box)
+                    policy = linear_policy(self.leader.count, model.states, attached.box)
                     ends.append(linear.objective(model, policy)[0])
                 found.append((ends[0] - ends[1]) / 2e-5)
             leaf.copy_(origin)

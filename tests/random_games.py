@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from strategies import Recipe, random_design_game, random_designs, random_game
 from torch import Tensor, nn
+from wrapped import Wrapped
 
 from games import discrete_toy
 from games.tabular import TabularDesign, TabularGame
@@ -20,7 +21,7 @@ from stackelberg import exact, hypergradient
 from stackelberg.access import ValueAccess
 from stackelberg.critics import TabularMemory
 from stackelberg.estimators import Evidence
-from stackelberg.game import Game, Step
+from stackelberg.game import Game
 from stackelberg.model import TabularModel
 from stackelberg.rollout import Trajectories, play
 from stackelberg.types import Commitment, Leader, TabularResponse, commit
@@ -176,7 +177,7 @@ def iterated_objective(model: TabularModel, policy: Tensor, iterations: int = 10
 # ---------------------------------------------------------------- sampling in batches
 
 
-class Rested(Game):
+class Rested(Wrapped):
     """A tabular game with one more state, never reached, in which nothing happens.
 
     Steps after an episode's ending are moved there by `first_episodes`; they contribute nothing to
@@ -187,16 +188,8 @@ class Rested(Game):
     """
 
     def __init__(self, game: Game, start: Callable[[Tensor], Tensor] | None = None) -> None:
-        super().__init__(
-            leader_discount=game.leader_discount,
-            follower_discount=game.follower_discount,
-            temperature=game.temperature,
-            horizon=game.horizon,
-            follower_observes_action=game.follower_observes_action,
-        )
-        self.inner, self.start, self.name = game, start, game.name
-        self.leader_moves = game.leader_moves  # type: ignore[misc]
-        self.leader_space, self.follower_space = game.leader_space, game.follower_space
+        super().__init__(game)
+        self.start, self.optimum = start, None
         self.states = game.observation_space.shape[0] + 1
         self.observation_space = spaces.Box(0.0, 1.0, (self.states,), np.float32)
 
@@ -223,18 +216,6 @@ class Rested(Game):
             return point
         return torch.nn.functional.pad(point, (0, 0, 0, 1))
 
-    def initial(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.inner.initial(n, generator)
-
-    def step(
-        self,
-        state: Tensor,
-        leader_action: Tensor,
-        follower_action: Tensor,
-        generator: torch.Generator,
-    ) -> Step:
-        return self.inner.step(state, leader_action, follower_action, generator)
-
     def observe(self, state: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(state, self.states).float()
 
@@ -252,7 +233,8 @@ def first_episodes(seen: Trajectories, rest: int) -> Trajectories:
     def still(values: Tensor, filler: float = 0) -> Tensor:
         return torch.where(after, torch.full_like(values, filler), values)
 
-    return Trajectories(
+    return replace(
+        seen,
         state=still(seen.state, rest),
         leader_action=still(seen.leader_action),
         follower_action=still(seen.follower_action),

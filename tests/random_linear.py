@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stackelberg.linear import LinearAnswer, LinearModel, LinearPolicy
+from stackelberg.linear_model import LinearAnswer, LinearModel, LinearPolicy
 from stackelberg.types import Commitment
 
 

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from pettingzoo.utils.conversions import parallel_to_aec
 from small_envs import Parking
 
-from games import discrete_toy, four_rooms, matrix
+from games import building, discrete_toy, four_rooms, matrix
+from games.linear import LinearGame
 from games.tabular import TabularGame
 from stackelberg import Finding, check, check_game, cli, from_parallel_env
 from stackelberg.environment import parallel_env
@@ -82,7 +83,7 @@ def test_shipped_games_have_nothing_to_mend(subject):
     findings = found(subject)
     assert list(findings) == [*ITEMS[:-1], "gradient", "speed"]
     assert marked(findings) == {}
-    cosine = float(findings["gradient"].found.split("points ")[1].split()[0])
+    cosine = float(findings["gradient"].found.split("cosine of ")[1].split()[0])
     assert 0.95 < cosine <= 1
 
 
@@ -188,19 +189,23 @@ BROKEN = {
     "new spaces": (NewSpaces, {"api": "fail", "spaces": "warn"}, "a new object"),
     "nan": (Unpaid, {"rewards": "fail"} | STEPPED, "'driver' is paid nan at step 5"),
     "words": (Wordy, {"rewards": "fail"} | STEPPED, "'driver' is paid 'much' at step 1"),
-    "deaf": (Deaf, {"influence": "warn"}, "a follower's by 0, what it observes by 0"),
-    "mute": (Mute, {"influence": "fail"}, "a leader's reward by up to 0,"),
+    "deaf": (
+        Deaf,
+        {"influence": "warn"},
+        "follower's reward not at all, the follower's observations not at all",
+    ),
+    "mute": (Mute, {"influence": "fail"}, "changes the leader's reward not at all,"),
     "short": (Short, {"horizon": "warn"}, "after 6 steps on average"),
     "slow": (Slow, {"speed": "warn"}, "steps per second"),
     "raising": (
         Raising,
         {"api": "fail", "episodes": "fail"} | STEPPED,
-        "with 4 steps under random actions: RuntimeError: several lines",
+        "after 4 steps of random actions, in 1 episode: RuntimeError: several lines",
     ),
     "exit": (
         Leaving,
         dict.fromkeys(["api", *ITEMS[1:4], "rewards", *STEPPED], "fail"),
-        "after 0 episodes with 0 steps under random actions: SystemExit: 3",
+        "after 0 steps of random actions, in 0 episodes: SystemExit: 3",
     ),
     "empty": (
         Empty,
@@ -302,6 +307,29 @@ def test_the_horizon_in_arrays():
     assert found(discrete_toy.game(horizon=10_000))["horizon"].status == "ok"
 
 
+@pytest.mark.parametrize(
+    ("boxes", "said"),
+    [
+        ({}, "actions at a step are unbounded, as exact solutions take it"),
+        ({"follower_space": 1}, "the bounds of the follower's Box(-1.0, 1.0, (1,), float32) are"),
+        (
+            {"follower_space": 1, "leader_space": 2},
+            "follower's Box(-1.0, 1.0, (1,), float32) and the bounds of the leader's Box(-2.0, 2.0",
+        ),
+    ],
+)
+def test_bounds_that_exact_solutions_do_not_know(boxes, said):
+    given = {name: spaces.Box(-high, high, (1,)) for name, high in boxes.items()}
+    cost = np.diag([0.0, 1.0, 1.0, 1.0])
+    item = found(LinearGame([[0.0, 0.5, 0.1, 0.5]], cost, cost, noise=[[0.1]], **given))
+    assert said in item["bounds"].found
+    assert item["bounds"].status == ("warn" if boxes else "ok")
+
+
+def test_designs_keep_to_their_bounds():
+    assert found(building.game())["bounds"].status == "ok"
+
+
 def test_a_gradient_from_too_little_play(monkeypatch):
     monkeypatch.setattr(check, "STREAMS", 1)
     monkeypatch.setattr(check, "LONGEST", 1)
@@ -362,8 +390,9 @@ def test_check_by_command(file, capsys):
     assert [one["status"] for one in answer["findings"] if one["name"] == "rewards"] == ["fail"]
     assert cli.main(["check", "discrete_toy", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fit"] is True
-    assert cli.main(["check", "absent.py:game"]) == 2
-    assert capsys.readouterr().out == ""
+    for line in (["absent.py:game"], ["discrete_toy", "--leader-agent", "leader"]):
+        assert cli.main(["check", *line]) == 2
+        assert capsys.readouterr().out == ""
 
 
 def test_a_game_of_another_environment_is_checked_through_its_own():

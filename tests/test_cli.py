@@ -103,6 +103,9 @@ def test_help_of_train_names_what_there_is_to_choose_from(capsys):
     shown = capsys.readouterr().out
     assert "--optimiser {trust-region,natural-gradient,ppo}" in shown
     assert "--gae-lambda" in shown
+    words = re.findall(r"[\w-]+", shown)
+    for kind in ("leaders", "followers"):
+        assert set(registry.names(kind)) <= set(words)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train"], ["nonsense"]])
@@ -167,6 +170,62 @@ def test_usage_needs_no_torch(arguments):
 )
 def test_wrong_usage_is_one_line_and_nothing_is_written(capsys, line):
     refused(capsys, *line.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong", "right"),
+    [
+        ("trian discrete_toy", "'trian'", "train"),
+        ("--trian", "'--trian'", "train"),
+        ("train discrete_toi --out x", "'discrete_toi'", "discrete_toy"),
+        ("train discrete_toy --itertions 5", "'--itertions'", "--iterations"),
+        ("train discrete_toy --Iterations=5", "'--Iterations'", "--iterations"),
+        ("train discrete_toy --game_optoin bonus=2", "'--game-optoin'", "--game-option"),
+        ("train discrete_toy --game-option bonsu=2", "'bonsu'", "bonus"),
+        ("train discrete_toy --leader mpl", "'mpl'", "mlp"),
+        ("train discrete_toy --estimator nave", "'nave'", "naive"),
+        ("train discrete_toy --access=polcy", "'polcy'", "policy"),
+        ("train discrete_toy --follower exat", "'exat'", "exact"),
+        ("train discrete_toy --follower-option sweps=1", "'sweps'", "sweeps"),
+        ("train mine.py:gme", "these: game, broken, nothing, unlikely, unreal, Other", "game"),
+        ("solve discrete_toy --seeds 3", "'--seeds'", "--seed"),
+        ("study discrete_toy --restart cary", "'cary'", "carry"),
+        ("games --jsn", "'--jsn'", "--json"),
+    ],
+)
+def test_a_misspelt_name_is_told_the_nearest_right_one(
+    capsys, monkeypatch, folder, line, wrong, right
+):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (folder / "mine.py").write_text(MINE)
+    assert refused(capsys, *line.split()).endswith(f"; got {wrong}; did you mean {right}?\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "a command: games, train, "),
+        ("train", "`stackelberg train GAME`; got no GAME; see `stackelberg train --help`"),
+        (
+            "train discrete_toy extra more",
+            "what `stackelberg train` takes, no more; got 'extra more'",
+        ),
+        ("train discrete_toy --seed", "a value after --seed; got none"),
+        ("train discrete_toy --seed abc --quiet", "--seed: an integer; got 'abc'; see"),
+        (
+            "train discrete_toy --evaluation_episodes=1.5",
+            "--evaluation-episodes: an integer; got '1.5'",
+        ),
+        ("train discrete_toy --radius x", "--radius: a number; got 'x'"),
+        ("study discrete_toy --sweeps 1 x --quiet", "--sweeps: an integer; got '1 x'"),
+        ("study discrete_toy --steps x", "--steps: an integer; got 'x'"),
+        ("train discrete_toy --estimator zzz", "exact, model-based; got 'zzz'; choose one of them"),
+        ("train discrete_toy -i 5", "an option of `stackelberg train`; got '-i'; see"),
+        ("train mine.py", "got 'mine.py'; name what it holds: mine.py:factory"),
+    ],
+)
+def test_what_was_expected_is_told_in_plain_words(capsys, line, said):
+    assert said in refused(capsys, *line.split())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from agents import FreeDesign, LinearGaussian, MLPDeterministic, MLPGaussian
 from stackelberg import Coordinator, TrainConfig, continuous
 from stackelberg.access import restrict
-from stackelberg.continuous import BoxMemory, nodes, quadratic
+from stackelberg.box_features import nodes, quadratic
+from stackelberg.continuous import BoxMemory
 from stackelberg.coordinator import memory_of
 from stackelberg.critics import Memory
 from stackelberg.errors import InputError

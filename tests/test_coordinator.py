@@ -14,9 +14,9 @@ import torch
 from gymnasium import spaces
 from strategies import Recipe, random_design_game, random_game
 
+from agents import SoftQConfig, SoftQFollower
 from agents.exact import ExactFollower
 from agents.leaders import TabularSoftmax, default_leader, mlp_leader
-from agents.soft_q import SoftQConfig, SoftQFollower
 from games import discrete_toy, four_rooms, matrix
 from games.tabular import TabularDesign, TabularGame
 from stackelberg import Budget, Coordinator, InputError, TrainConfig, exact

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from random_games import batches_of_play, committed, with_true_critics
 from strategies import (
     Recipe,
@@ -16,6 +17,7 @@ from strategies import (
 from torch import Tensor
 
 from games import discrete_toy
+from games.tabular import TabularDesign
 from stackelberg import estimators, exact
 from stackelberg.access import PolicyAccess, TrajectoriesAccess, ValueAccess, restrict
 from stackelberg.belief import likely_response
@@ -123,18 +125,56 @@ def test_memory_is_saved_and_loaded():
         assert torch.equal(ours, theirs)
 
 
-def test_counts_start_anew_where_a_design_moves_the_transition():
-    for moves in (True, False):
-        game = game_of("design", moves_transition=moves)
-        commitment = commitment_of(game)
-        memory = TabularMemory(game, LEADERS)
-        for batch in range(2):
-            memory.update(seen_in(game, commitment, batch))
-        batches = 1 if moves else 2
-        for table in (memory.visits, memory.arrivals):
-            assert table.sum() == LEADERS * 5 * 40 * batches
-        assert torch.equal(memory.visits, memory.recent) == moves
-        assert memory.starts.sum() == LEADERS * 5 * 40 / game.horizon * 2  # these stay
+def two_roads(ends: bool = False) -> TabularDesign:
+    """From state 0 the follower gets to state 1 with probability x, else it stays (or it ends)."""
+
+    def transition(x):
+        there = torch.cat([1 - x, x], -1)
+        home = torch.tensor([1.0, 0.0], dtype=x.dtype).expand(len(x), 2)
+        return torch.stack([there, home], 1).unsqueeze(2)
+
+    over = np.zeros((2, 1, 2))
+    over[0, 0, 0] = ends
+    return TabularDesign(spaces.Box(0.0, 1.0, (1,)), transition, 1.0, 1.0, termination=over)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_outcomes_weigh_by_what_was_seen_over_what_was_expected(ends):
+    """40 times at x = 1/4 and 10 times at 3/4: expected 32.5 to stay and 17.5 to go."""
+    game = two_roads(ends)
+    memory = TabularMemory(game, 1)
+    for x, stays, goes in ((0.25, 28, 12), (0.75, 4, 6)):
+        batch = [(0, 0, 0, 1.0, 1.0, 0, ends, 0)] * stays
+        batch += [(0, 0, 0, 1.0, 1.0, 1, False, 0)] * goes
+        memory.update(replace(listed(*batch), design=torch.tensor([[[x]]]).double()))
+    assert memory.expected[0, 0, 0, 0].tolist() == pytest.approx([0 if ends else 32.5, 17.5])
+    for x in (0.0, 0.25, 0.5, 1.0):
+        stay, go = (1 - x) * 32 / 32.5, x * 18 / 17.5
+        found = memory.model(Commitment(torch.ones(1, 2, 1).double(), torch.tensor([[x]]).double()))
+        expected = [0 if ends else stay / (stay + go), go / (stay + go)]
+        assert found.transition[0, 0, 0, 0].tolist() == pytest.approx(expected)
+
+
+def test_what_was_seen_under_earlier_designs_tells_of_the_present_one():
+    """More than a short look alone, and more than the same counts as they are."""
+    game = game_of("design", moves_transition=True, termination="on leaving")
+    errors = np.zeros(3)
+    for seed in range(10):
+        here, earlier = random_designs(game, 2 * LEADERS, seed).chunk(2)
+        before, now = (
+            seen_in(game, committed(game, design), seed, streams=streams)
+            for design, streams in ((earlier, 200), (here, 2))
+        )
+        as_they_are = replace(before, design=now.design[:, :1].expand(-1, 200, -1))
+        for i, looks in enumerate(([now], [before, now], [as_they_are, now])):
+            memory = TabularMemory(game, LEADERS)
+            for look in looks:
+                memory.update(look)
+            learned, true = memory.model(committed(game, here)), game.model(here)
+            errors[i] += (learned.transition - true.transition).abs().mean().item() / 10
+    alone, weighed, plain = errors
+    assert weighed < 0.75 * alone
+    assert weighed < 0.75 * plain
 
 
 # ---------------------------------------------------------------- the learned model

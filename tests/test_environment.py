@@ -15,7 +15,7 @@ from pettingzoo.utils import parallel_to_aec
 from strategies import Recipe, design_games, random_design_game, random_game, tabular_games
 
 import games  # registers them
-from games import discrete_toy, four_rooms, matrix
+from games import discrete_toy, four_rooms, matrix, warehouse
 from stackelberg.environment import Environment, parallel_env
 from stackelberg.errors import InputError
 
@@ -27,6 +27,7 @@ SHIPPED = {
     "four_rooms 2 goals": partial(four_rooms.parallel_env, goals=2),
     "four_rooms model": partial(four_rooms.parallel_env, kernel="model", temperature=0.001),
     "four_rooms reference": partial(four_rooms.parallel_env, kernel="reference", penalty=1.0),
+    "warehouse": warehouse.parallel_env,
     **{name: partial(matrix.parallel_env, name=name) for name in matrix.CLASSICS},
     "matrix, seen": partial(matrix.parallel_env, name="chicken", follower_observes_action=True),
     "matrix, own": partial(matrix.parallel_env, **PAYOFFS),

@@ -91,11 +91,18 @@ def test_a_table_and_two_files_that_agree(capsys):
     said = capsys.readouterr()
     assert said.out.splitlines()[-1] == "written to a/evaluation.json and evaluation.csv"
     assert "evaluate" in said.err
-    (line,) = re.findall(r"^\| exact .*$", said.out, re.MULTILINE)
+    worth, earned, answered = re.findall(r"^\| a .*$", said.out, re.MULTILINE)
     summary = json.loads(Path("a/summary.json").read_text())
     whole = found("a")
-    assert f"{summary['leader_return']['exact']:.5g}" in line
-    assert f"{summary['regret']:.2g}" in line
+    assert f"{summary['leader_return']['exact']:.5g}" in worth
+    assert f"{summary['regret']:.2g}" in worth
+    assert "| the game's |" in worth
+    (row,) = whole["summary"]
+    assert f"{row['leader_discounted']:.5g} +- {row['leader_discounted_ci95']:.2g}" in earned
+    assert f"{row['follower_undiscounted']:.5g} +- " in answered
+    assert "return " in said.out
+    assert re.search(r"\(2 followers of one leader: too few for an interval\)$", said.out, re.M)
+    assert max(len(line.rstrip()) for line in said.out.splitlines()) <= 120
     (leader,) = whole["leaders"]
     assert leader["prediction"]["mean"] == summary["leader_return"]["mean"]
     assert (leader["estimator"], leader["seed"]) == ("expected-trace", 0)
@@ -134,7 +141,11 @@ def test_cross_play_of_runs(capsys):
     ][::2]
     assert len(whole["cross_play"][0]["leader_discounted"]) == 2
     assert "P(expected-trace does better than exact) = " in said
-    assert len(re.findall(r"^\| (a|b) +\|", said, re.MULTILINE)) == 4
+    assert "(2 followers of one leader each: too few" in said
+    (matrix,) = re.findall(
+        r"^leader's returns against followers of others .*(?:\n[ |].*)+", said, re.M
+    )
+    assert len(re.findall(r"^\| (?:a|b) +\|", matrix, re.M)) == 2
 
 
 def test_a_users_game_is_made_again(capsys):
@@ -171,6 +182,67 @@ def test_an_environment_with_a_leader_agent_is_made_again(capsys):
     assert rows[0]["leader_exact"] is rows[0]["follower_gap"] is None
 
 
+def test_options_of_followers():
+    Path("mine.py").write_text(
+        "from agents import ExactFollower\n"
+        "class Mine(ExactFollower):\n"
+        "    name = 'mine'\n"
+        "    def __init__(self, sweeps: int = 2):\n"
+        "        super().__init__(sweeps)\n"
+    )
+    line = ["evaluate", "a", "--seeds", "1", "--episodes", "5", "--quiet"]
+    alone = [*line, "--followers", "exact"]
+    for options in ([], ["sweeps=1"], ["exact.sweeps=1"], ["sweeps=3", "restart=reset"]):
+        given = [part for one in options for part in ("--follower-option", one)]
+        assert cli.main([*alone, *given]) == 0
+        (told,) = found("a")["followers"]
+        assert (told["name"], told["class"]) == ("exact", "ExactFollower")
+        assert told["sweeps"] == (int(options[0][-1]) if options else None)
+    assert told["restart"] == "reset"
+    several = [*line, "--followers", "exact,mine.py:Mine,soft-q"]
+    for option in ("mine.py:Mine.sweeps=7", "soft-q.first_steps=2048"):
+        several += ["--follower-option", option]
+    assert cli.main(several) == 0
+    exact, mine, soft_q = found("a")["followers"]
+    assert (exact["sweeps"], mine["sweeps"]) == (None, 7)
+    assert soft_q["config"]["first_steps"] == 2048
+    assert [row["follower"] for row in found("a")["rows"]] == ["exact", "mine.py:Mine", "soft-q"]
+
+
+def test_best_known_by_this_very_leader(capsys):
+    """A regret of 0 against what the run itself has found is said to be that."""
+    Path("mine.py").write_text(MINE)
+    assert cli.main(["train", "mine.py:game", *TRAIN, "--out", "x"]) == 0
+    assert cli.main(["evaluate", "x", *QUICK]) == 0
+    assert "| best known: this leader | 0 " in capsys.readouterr().out
+    (standing,) = found("x")["standings"]
+    assert (standing["optimum_source"], standing["optimum_is_own"]) == ("best known", True)
+    assert cli.main(["solve", "mine.py:game", "--restarts", "2"]) == 0
+    assert cli.main(["evaluate", "x", *QUICK]) == 0
+    assert re.search(r"\| best known +\| [1-9]", capsys.readouterr().out)
+    assert found("x")["standings"][0]["optimum_is_own"] is False
+
+
+def test_episodes_until_an_interval_is_narrow():
+    assert cli.main(["evaluate", "a", *QUICK, "--half-width", "0.1", "--quiet"]) == 0
+    assert found("a")["half_width"] == 0.1
+    for row in found("a")["rows"]:
+        assert row["episodes"] > 20
+        assert row["leader_discounted_ci95"] <= 0.1
+
+
+def test_an_unfinished_run_is_evaluated_as_it_is_and_said_to_be_unfinished(capsys):
+    config = json.loads(Path("a/config.json").read_text())
+    Path("a/config.json").write_text(json.dumps(config | {"iterations": 9}))
+    assert cli.main(["evaluate", "a", *QUICK]) == 0
+    said = capsys.readouterr().out
+    assert "\na: unfinished; this is its leader after 6 of 9 iterations\n" in said
+    (leader,) = found("a")["leaders"]
+    assert (leader["outer_iterations"], leader["iterations"]) == (6, 9)
+    assert cli.main(["evaluate", "b", *QUICK]) == 0
+    assert "unfinished" not in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------- what it refuses
 
 
@@ -187,6 +259,40 @@ def test_an_environment_with_a_leader_agent_is_made_again(capsys):
 )
 def test_wrong_usage_is_one_line_and_nothing_is_written(capsys, line):
     assert "three" not in refused(capsys, *line.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (".", "., a folder without config.json; name a run inside: a, b, other"),
+        ("absent", "absent, which is not there; check the name"),
+        ("a/config.json", "a/config.json, a file; check the name"),
+        ("a/checkpoints", "a folder without config.json; check the name"),
+        ("a --followers exact,discret-sac", "one of the followers discrete-sac, exact"),
+        ("a --followers exact --follower-option sweps=1", "got 'sweps'"),
+        ("a --followers exact --follower-option sweeps=x", "got 'x'"),
+        ("a --followers exact --follower-option sweeps", "an option KEY=VALUE"),
+        ("a --followers exact,soft-q --follower-option sweeps=1", "soft-q.sweeps=1"),
+        ("a --follower-option sweeps=1", "got options alone"),
+        ("a --half-width 0", "a half-width > 0"),
+        ("a --half-width 1 --episodes 1", "episodes >= 2"),
+    ],
+)
+def test_what_is_wrong_is_said(capsys, line, words):
+    said = refused(capsys, *line.split())
+    assert words in said
+    assert "Errno" not in said
+
+
+def test_a_run_started_from_python_is_refused_with_what_to_do(capsys):
+    config = json.loads(Path("a/config.json").read_text())
+    Path("a/config.json").write_text(
+        json.dumps(
+            {key: None if key in ("leader", "game_options") else config[key] for key in config}
+        )
+    )
+    said = refused(capsys, "a", *QUICK)
+    assert "stackelberg.load_leader('a', game, leader), which evaluate(...) takes" in said
 
 
 def test_a_run_without_a_checkpoint(capsys):
@@ -230,9 +336,10 @@ def test_a_row_of_the_table_is_a_line(capsys):
     Path("a").rename(name)
     assert cli.main(["evaluate", name, "b", *QUICK]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(rows) == 4
-    assert name in rows[2]
-    assert len({row.count("|") for row in rows}) == 1
+    assert len(rows) == 3 * 4
+    assert sum(name in row for row in rows) == 3
+    for table in range(0, 12, 4):
+        assert len({row.count("|") for row in rows[table : table + 4]}) == 1
 
 
 def test_a_damaged_run(capsys):
@@ -325,7 +432,7 @@ def test_ctrl_c_ends_all_processes():
     os.killpg(process.pid, signal.SIGINT)
     out, said = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert said == "stackelberg: interrupted\n"
+    assert said.endswith("\nstackelberg: interrupted\n")
     time.sleep(10)  # until the system has done with them
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import pickle
+import re
 import sys
 
 import numpy as np
@@ -21,6 +22,7 @@ from strategies import Recipe, random_game
 
 from agents import ExactFollower, SoftQConfig, SoftQFollower, default_leader
 from games import building, discrete_toy, duopoly, four_rooms, lqr, matrix
+from games.linear import LinearGame
 from stackelberg import (
     BestKnown,
     Coordinator,
@@ -33,9 +35,9 @@ from stackelberg import (
     statistics,
 )
 from stackelberg.evaluation import default_followers
-from stackelberg.evaluation_result import EvaluationResult
+from stackelberg.evaluation_result import EvaluationResult, print_tables
 from stackelberg.figures import draw_cross_play
-from stackelberg.frozen import SavedLeader, frozen
+from stackelberg.frozen import frozen
 from stackelberg.game import Game, Step
 from stackelberg.oracle import in_matrices
 from stackelberg.types import commit
@@ -113,7 +115,8 @@ def test_undiscounted_returns_end_at_the_time_limit():
         where = where @ kernel
     result = evaluate(SOMETIMES, game, ["exact"], seeds=range(2), episodes=400)
     assert result.about["undiscounted_horizon"] == 12
-    assert result.about["discounted_horizon"] == 917
+    for row in result.rows:
+        assert (row["discounted_horizon"], row["discounted_rest"]) == (917, 0.99**917)
     z = z_scores(result, {f"{who}_undiscounted": value for who, value in paid.items()})
     assert max(map(abs, z)) < 4
 
@@ -183,6 +186,84 @@ def test_linear_quadratic_games_have_exact_numbers_too(make):
         assert row["follower_gap"] == pytest.approx(0, abs=1e-6)
         half = 2 * row["leader_discounted_ci95"] + 2e-4 * abs(value)  # what is cut off
         assert abs(row["leader_discounted"] - value) < half
+
+
+def tame(own: float, leader_discount=0.8, follower_discount=0.8, **options) -> LinearGame:
+    """Both pay for a state that grows by about `own` a step; the follower hardly minds."""
+    return LinearGame(
+        [[0.0, own, 0.1, 0.3]],
+        np.diag([0.0, 1.0, 0.1, 0.0]),
+        np.diag([0.0, 0.001, 0.0, 1.0]),
+        **{"noise": [[1e-4]], "initial_mean": [1.0], "temperature": 0.001, "horizon": 20} | options,
+        leader_discount=leader_discount,
+        follower_discount=follower_discount,
+    )
+
+
+def test_returns_are_not_cut_while_they_grow():
+    """The discount alone would end after 42 steps, with a quarter of the return to come."""
+    game = tame(1.1)
+    result = evaluate(default_leader(game), game, ["exact"], seeds=(0, 1), episodes=400)
+    for row, truth in itertools.product(result.rows, [result.standings[0]["objective"]]):
+        assert 200 < row["discounted_horizon"] < 400
+        assert 5e-5 < row["discounted_rest"] <= 1e-4
+        assert row["leader_discounted_ci95"] < 0.01 * abs(truth)
+    assert max(map(abs, z_scores(result, {"leader_discounted": truth}))) < 4
+    config = TrainConfig(iterations=1, streams=8, evaluation_episodes=400)
+    summary = Coordinator(game, default_leader(game), ExactFollower(), config).run().summary
+    told = summary["leader_return"]
+    assert told["horizon"] > 200 > 1e-4 >= told["rest"]
+    assert abs(told["mean"] - told["against_response"]) < 2 * told["ci95"] < 0.05 * -told["mean"]
+
+
+class Aloof:
+    """Does nothing, and does not show it."""
+
+    name = "aloof"
+
+    def best_respond(self, game, commitment, seeds):
+        return self
+
+    def sample(self, observation, leader_action, generator):
+        return torch.zeros(*observation.shape[:2], 1)
+
+
+def test_where_a_response_does_not_show_how_it_acts_the_best_one_tells_how_rewards_grow():
+    game = tame(1.1)
+    hiding, exact_one = evaluate(
+        default_leader(game), game, [Aloof, "exact"], seeds=(0,), episodes=2
+    ).rows
+    assert hiding["discounted_horizon"] == exact_one["discounted_horizon"] > 200
+    assert hiding["leader_exact"] is hiding["follower_gap"] is None
+
+
+def test_a_leader_whose_return_diverges_is_worth_nothing_finite(capsys):
+    game = tame(1.2, leader_discount=0.9, follower_discount=0.5)
+    game.optimum = -1.0
+    result = evaluate(default_leader(game), game, ["exact"], seeds=(0, 1), episodes=5)
+    (standing,) = result.standings
+    assert (standing["objective"], standing["diverges"], standing["regret"]) == (None, True, None)
+    for row in result.rows:
+        assert row["discounted_horizon"] == math.ceil(math.log(1e-4) / math.log(0.9))
+        assert (row["discounted_rest"], row["leader_exact"]) == (1.0, None)
+        assert row["leader_discounted"] < -1e5
+    (summary,) = result.summary()
+    assert (summary["regret"], summary["regret_source"]) == (None, "exact")
+    print_tables(result)
+    said = capsys.readouterr().out
+    assert "diverge, and are cut after 88 steps" in said
+    assert re.search(r"\| -inf +\| -1 +\| the game's \| inf ", said)
+
+
+def test_episodes_stay_within_what_numbers_hold():
+    """States doubled at every step are beyond single precision after 128."""
+    game = tame(2.0, leader_discount=0.9, follower_discount=0.2, horizon=90)
+    (row,) = evaluate(default_leader(game), game, ["exact"], seeds=(0,), episodes=2).rows
+    assert row["discounted_horizon"] == 88
+    game = tame(2.0, leader_discount=0.99, follower_discount=0.2, horizon=90)
+    (row,) = evaluate(default_leader(game), game, ["exact"], seeds=(0,), episodes=2).rows
+    assert 90 < row["discounted_horizon"] < 110
+    assert (row["discounted_rest"], math.isfinite(row["leader_discounted"])) == (1.0, True)
 
 
 # ---------------------------------------------------------------- temperatures
@@ -289,8 +370,8 @@ class First:
 def test_a_function_in_a_box():
     """Over states 0, 1, 2, ..., 9, 9, ...: the toll that follows them to 1 is off by 0, 0, 1, 4."""
     result = evaluate(lambda seen: np.minimum(seen, 1.0), Toll(), [First], **QUICK)
-    lost = sum(0.5**t * (min(t, 9) - min(t, 1)) ** 2 for t in range(14))
-    assert result.about["discounted_horizon"] == 14
+    lost = sum(0.5**t * (min(t, 9) - min(t, 1)) ** 2 for t in range(14))  # 0.5^14 < 1e-4
+    assert result.rows[0]["discounted_horizon"] == 14
     assert result.rows[0]["leader_discounted"] == pytest.approx(-lost, rel=1e-6)
     assert result.rows[0]["leader_undiscounted"] == pytest.approx(-1.0)
 
@@ -328,6 +409,8 @@ def test_a_design_that_does_not_fit(leader):
         *({"seeds": 3}, {"seeds": (True,)}, {"temperatures": "0.1"}, {"followers": 3}),
         *({"seeds": ()}, {"seeds": (1, 1)}, {"seeds": (-1,)}, {"seeds": (0.5,)}),
         *({"episodes": 0}, {"episodes": 2.5}, {"jobs": 0}, {"temperatures": ()}),
+        *({"half_width": 0}, {"half_width": math.nan}, {"half_width": "1"}, {"half_width": True}),
+        {"half_width": 0.1, "episodes": 1},
         *({"temperatures": (0.0,)}, {"temperatures": (math.nan,)}, {"temperatures": (0.1, 0.1)}),
         *({"followers": ()}, {"followers": ("exact", "exact")}, {"followers": (ExactFollower(),)}),
         *({"followers": ("nonsense",)}, {"followers": ("sac",)}, {"followers": (lambda: 3,)}),
@@ -346,16 +429,14 @@ def test_the_exact_follower_needs_tables():
         evaluate(lambda seen: 0, coded(random_game(Recipe(seed=3))), ["exact"], **QUICK)
 
 
-def test_leaders_of_different_games_are_not_compared():
+def test_leaders_of_different_games_are_not_compared(tmp_path):
     leaders = {"a": default_leader(TOY), "b": default_leader(TOY)}
     assert len(evaluate(leaders, TOY, ["exact"], **QUICK).rows) == 2
-    one, other = (load_run(game) for game in (TOY, discrete_toy.game(bonus=2.0)))
+    trained(tmp_path)
+    one = load_leader(tmp_path, TOY, default_leader(TOY))
+    other = one._replace(game=discrete_toy.game(bonus=2.0))
     with pytest.raises(InputError, match="leaders of one game"):
         evaluate({"a": one, "b": other}, None, ["exact"], **QUICK)
-
-
-def load_run(game):
-    return SavedLeader(game, default_leader(game), {}, 0)
 
 
 def test_default_followers():
@@ -407,6 +488,56 @@ def test_episodes_of_different_trainings_are_independent():
     leaders = {"a": SOMETIMES, "b": SOMETIMES}
     result = evaluate(leaders, TOY, ["exact", Counting], seeds=(0, 1), episodes=10)
     assert len({row["leader_discounted"] for row in result.rows if row["follower"] == "exact"}) == 4
+
+
+class Slow(Counting):
+    """Tells of its training."""
+
+    report = staticmethod(lambda steps, most, gap: None)
+
+    def best_respond(self, game, commitment, seeds):
+        self.report(10_000, 20_000, None)
+        self.report(20_000, 20_000, 0.5)
+        return super().best_respond(game, commitment, seeds)
+
+
+def test_it_is_told_how_far_a_follower_is():
+    told = []
+    run = {"seeds": (0, 3), "episodes": 1, "report": lambda *said: told.append(said)}
+    evaluate({"mine": SOMETIMES}, TOY, [Slow], **run)
+    first, second = ((i, f"mine: counting, seed {seed}") for i, seed in ((0, 0), (1, 3)))
+    steps = "10,000 of 20,000 steps", "20,000 of 20,000 steps, gap 0.5"
+    for i, which in (first, second):
+        assert told[3 * i : 3 * i + 2] == [(i, 2, f"{which}, {said}") for said in steps]
+        assert told[3 * i + 2] == (i + 1, 2, which)
+
+
+# ---------------------------------------------------------------- as many episodes as it takes
+
+
+def test_episodes_go_on_until_the_interval_is_narrow(tmp_path):
+    """Payments that spread by 0.8 take some 1000, and intervals hold the truth as often as said."""
+    run = {"seeds": range(40), "episodes": 50, "half_width": 0.05, "kept": tmp_path}
+    result = evaluate(MIXED, matrix.game(), ["exact"], **run)
+    spread = [row["leader_discounted_ci95"] for row in result.rows]
+    assert 0.03 < min(spread) < max(spread) <= 0.05
+    assert all(700 < row["episodes"] < 3000 for row in result.rows)
+    assert result.about["half_width"] == 0.05
+    truth = commitment_payoffs(MIXED, 0.1)["leader"]
+    z = z_scores(result, {"leader_discounted": truth})
+    assert sum(abs(one) < 1.96 for one in z) >= 34
+    assert evaluate(MIXED, matrix.game(), ["exact"], **run).rows == result.rows
+    assert len(list(tmp_path.iterdir())) == 40
+
+
+def test_episodes_do_not_go_on_for_ever(capsys):
+    run = {"seeds": (0,), "episodes": 2, "half_width": 1e-4}
+    result = evaluate(MIXED, matrix.game(), ["exact"], **run)
+    (row,) = result.rows
+    assert (row["episodes"], row["leader_discounted_ci95"] > 1e-4) == (200, True)
+    print_tables(result)
+    said = capsys.readouterr().out
+    assert "half-width 0.0001 not reached in 1 of 1 trainings, in 200 episodes" in said
 
 
 # ---------------------------------------------------------------- kept, resumed, in parallel
@@ -461,10 +592,12 @@ def test_processes_side_by_side_find_the_same(tmp_path):
     trained(tmp_path / "run", label=COMMAND)
     for leader, game in ((SOMETIMES, TOY), (tmp_path / "run", None)):
         options = {"seeds": range(3), "episodes": 10}
-        alone = evaluate(leader, game, ["exact"], **options)
-        assert evaluate(leader, game, ["exact"], jobs=2, **options).rows == alone.rows
+        alone, told = evaluate(leader, game, ["exact"], **options), []
+        options |= {"jobs": 2, "report": lambda *said, told=told: told.append(said[:2])}
+        assert evaluate(leader, game, ["exact"], **options).rows == alone.rows
+        assert told == [(i, 3) for i in range(4)]
     with pytest.raises(InputError, match=r"a follower 'wrong' .* ZeroDivisionError"):
-        evaluate(SOMETIMES, TOY, [Wrong], jobs=2, **options)
+        evaluate(SOMETIMES, TOY, [Wrong], **options)
 
 
 class Wrong:
@@ -539,18 +672,28 @@ def trained(folder, follower=None, seeds=(0,), iterations=3, **options):
 
 
 def test_a_run_started_from_python_needs_its_parts(tmp_path):
-    result = trained(tmp_path / "run", seeds=(3, 4))
-    with pytest.raises(InputError, match="started from Python"):
-        load_leader(tmp_path / "run")
-    saved = load_leader(tmp_path / "run", TOY, default_leader(TOY, (0, 1)))
-    assert saved.iteration == 3
+    """With them it is told of as any other run."""
+    run, parts = tmp_path / "run", (TOY, default_leader(TOY, (0, 1)))
+    result = trained(run, seeds=(3, 4))
+    with pytest.raises(InputError, match=r"started from Python.*load_leader"):
+        evaluate(run, TOY, ["exact"], **QUICK)
+    saved = load_leader(run, *parts)
+    assert (saved.iteration, saved.path) == (3, run)
     for name, tensor in result.leader.state_dict().items():
         assert torch.equal(saved.leader.state_dict()[name], tensor)
-    rows = evaluate(saved, None, ["exact"], **QUICK).rows
+    found = evaluate(saved, None, ["exact"], kept=tmp_path / "kept", **QUICK)
     values = result.summary["leader_return"]["exact"]
-    assert [row["leader_exact"] for row in rows] == pytest.approx(values, rel=1e-9)
+    assert [row["leader_exact"] for row in found.rows] == pytest.approx(values, rel=1e-9)
+    assert [one["name"] for one in found.leaders] == [f"{run} #0", f"{run} #1"]
+    assert [one["seed"] for one in found.leaders] == [3, 4]
+    promised = result.summary["leader_return"]["against_response"]
+    assert [one["prediction"]["exact"] for one in found.leaders] == promised
+    (group,) = found.groups()
+    assert (group["run"], group["runs"]) == ("training run", [2])
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert len(pickle.loads(pickle.dumps(frozen("a", saved, None)))) == 2
     with pytest.raises(InputError, match="a leader that fits the game"):
-        load_leader(tmp_path / "run", TOY, default_leader(TOY, (0,)))
+        load_leader(run, TOY, default_leader(TOY, (0,)))
 
 
 COMMAND = {"game": "discrete_toy", "game_options": {}, "leader": "default", "leader_agent": None}
@@ -598,7 +741,7 @@ def test_interquartile_mean_and_profile_of_known_values():
 
 def test_probability_of_improvement_is_mann_and_whitneys():
     rng = np.random.default_rng(0)
-    x, y = ([rng.integers(0, 6, n).astype(float) for n in sizes] for sizes in ((5, 8), (7, 3)))
+    x, y = ([rng.integers(0, 6, n).astype(float) for n in sizes] for sizes in ((5, 8), (7, 6)))
     u = [stats.mannwhitneyu(a, b).statistic / len(a) / len(b) for a, b in zip(x, y, strict=True)]
     assert statistics.probability_of_improvement(x, y) == pytest.approx(np.mean(u))
     assert statistics.probability_of_improvement(x, x) == 0.5
@@ -607,11 +750,27 @@ def test_probability_of_improvement_is_mann_and_whitneys():
 
 
 def test_the_bootstrap_draws_within_tasks():
-    """What differs between tasks alone makes no interval; a single run has none."""
-    apart = [np.zeros(4), np.full(4, 100.0)]
+    """What differs between tasks alone makes no interval; fewer than five runs have none."""
+    apart = [np.zeros(5), np.full(5, 100.0)]
     assert statistics.interquartile_interval(apart) == (50.0, 50.0)
-    assert statistics.interquartile_interval([np.zeros(1), np.zeros(4)]) is None
+    for few in range(1, 5):
+        assert statistics.interquartile_interval([np.zeros(few), np.zeros(9)]) is None
+        assert statistics.improvement_interval([np.zeros(9)], [np.zeros(few)]) is None
     assert statistics.interquartile_interval(apart, 1) == statistics.interquartile_interval(apart)
+
+
+def test_runs_on_one_side_have_no_interval_of_improvement():
+    """Normal runs of which 9 in 10 are better: of 5 and 5, all are on one side in 3 of 10 cases."""
+    rng, held = np.random.default_rng(2), []
+    for _ in range(100):
+        x, y = [rng.normal(size=5) + 1.81], [rng.normal(size=5)]
+        apart = x[0].min() > y[0].max()
+        assert (statistics.improvement_interval(x, y) is None) == apart
+        if not apart:
+            low, high = statistics.improvement_interval(x, y)
+            held.append(low <= 0.9 <= high)
+    assert 50 < len(held) < 90
+    assert np.mean(held) > 0.9
 
 
 def test_the_interval_is_that_of_the_middle_half():
@@ -632,24 +791,27 @@ def test_bootstrap_intervals_cover():
 def test_groups_were_trained_alike_and_their_runs_are_leaders():
     rows = []
     for leader, value in (("a", 1.0), ("b", 3.0), ("c", 2.0)):
-        for seed, follower in itertools.product(range(2), ("x", "y")):
+        for seed, follower in itertools.product(range(5), ("x", "y")):
             place = {"leader": leader, "against": leader, "follower": follower, "seed": seed}
-            rows.append(place | {"temperature": 0.1, "leader_discounted": value + 0.1 * seed})
+            rows.append(place | {"temperature": 0.1, "leader_discounted": value + 0.01 * seed})
     alike = {"estimator": "old", "setting": "s"}
     leaders = [{"name": "a"} | alike, {"name": "b"} | alike, {"name": "c", "estimator": "new"}]
     result = EvaluationResult({}, leaders, [], rows)
     old, new = result.groups()
-    assert (old["group"], old["runs"]) == ("old", [2, 2])
-    assert (new["group"], new["runs"]) == ("new", [2, 2])
+    assert (old["group"], old["run"], old["runs"]) == ("old", "training run", [2, 2])
+    assert (new["group"], new["run"], new["runs"]) == ("new", "follower", [5, 5])
     leaders[2] |= {"estimator": "old", "setting": "t"}
     assert [one["group"] for one in result.groups()] == ["a", "c"]
     leaders[2] |= {"estimator": "new"}
-    assert old["iqm"] == pytest.approx(2.05)
-    assert old["interval"] == pytest.approx((1.05, 3.05))
-    assert new["iqm"] == pytest.approx(2.05)
+    assert old["iqm"] == pytest.approx(2.02)
+    assert old["interval"] is None
+    assert new["iqm"] == pytest.approx(2.02)
+    assert 2 <= new["interval"][0] < 2.02 < new["interval"][1] <= 2.04
     (comparison,) = result.comparisons()
     assert (comparison["group"], comparison["over"]) == ("old", "new")
-    assert comparison["probability"] == 0.5  # b above both, a below both
+    assert comparison["probability"] == 0.5  # b above all, a below all
+    assert (comparison["runs"], comparison["interval"]) == ([2, 5], None)
+    assert comparison["run"] == ["training run", "follower"]
 
 
 # ---------------------------------------------------------------- what it is written to

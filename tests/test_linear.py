@@ -10,7 +10,14 @@ from torch import Tensor
 
 from games import lqr
 from stackelberg import linear
-from stackelberg.linear import LinearAnswer, LinearModel, LinearPolicy
+from stackelberg.linear_model import (
+    LinearAnswer,
+    LinearModel,
+    LinearPolicy,
+    close,
+    linear_policy,
+    radius,
+)
 from stackelberg.types import LinearResponse
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
@@ -27,7 +34,7 @@ def solved(recipe: LinearRecipe, count: int = 1):
 
 def bounded(model: LinearModel, policy: LinearPolicy, answer: LinearAnswer) -> bool:
     """Are the returns of both players finite, and settled within `LONG` steps?"""
-    held = linear.radius(linear.close(model, policy, answer)).max().item()
+    held = radius(close(model, policy, answer)).max().item()
     discount = max(model.leader_discount, model.follower_discount)
     return held < 2 and discount * max(held, held**2) < 0.92
 
@@ -116,7 +123,7 @@ def test_the_first_sweeps_are_best_responses_of_short_games():
         x = 1 + 0.64 * 0.9 * x / (1 + 0.9 * x)
         expected.append(x)
     still = torch.zeros(1, 2, 2, dtype=torch.float64)
-    nobody = linear.linear_policy(1, 1)
+    nobody = linear_policy(1, 1)
     found = [linear.sweep(model, nobody, still, k)[0, 1, 1].item() for k in range(1, 6)]
     assert found == pytest.approx(expected, rel=1e-12)
 
@@ -163,7 +170,7 @@ def test_many_sweeps_stay_where_they_have_arrived():
         follower_cost=cost,
         follower_discount=0.9,
     )
-    nobody = linear.linear_policy(1, 1)
+    nobody = linear_policy(1, 1)
     value = linear.sweep(model, nobody, torch.zeros(1, 2, 2, dtype=torch.float64), 1000)
     torch.testing.assert_close(value, linear.best_response(model, nobody).state_value)
 

@@ -1,6 +1,7 @@
 """Exact numbers in linear-quadratic games: follower, training, solving and best-known values."""
 
 import json
+import warnings
 from dataclasses import replace
 from itertools import pairwise
 
@@ -210,6 +211,27 @@ def test_errors_of_what_was_learned_hold_no_leader():
     coordinator.run()
     assert not coordinator._foreseen().all()
     assert (leader.gains != 0).any(-1).all()
+
+
+def test_a_learned_game_without_a_best_response_is_warned_of_once():
+    """Of 3 steps nobody learns a market; of 300 everybody does."""
+    game, found = duopoly.game(), {}
+    for steps in (3, 100):
+        leader = default_leader(game, (0, 1))
+        config = TrainConfig(iterations=3, streams=3, steps=steps, evaluation_episodes=2)
+        coordinator = Coordinator(game, leader, ExactFollower(), config, seeds=(0, 1))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            norms = [row["indirect_norm"] for row in coordinator.run().metrics]
+        found[steps] = norms, [w for w in told if "has no best response" in str(w.message)]
+    norms, told = found[3]
+    lost = [m for m in (0, 1) if norms[0][m] == 0]
+    assert sum(0.0 in row for row in norms) > 1
+    assert len(told) == 1
+    assert f"to leader {', '.join(map(str, lost))} of 0 to 1" in str(told[0].message)
+    norms, told = found[100]
+    assert not any(0.0 in row for row in norms)
+    assert not told
 
 
 def test_training_with_a_follower_that_stops_short_tells_its_gap():

@@ -1,20 +1,19 @@
 """Linear-quadratic games: steps, derivatives and the shipped ones' constants; bad input."""
 
 import numpy as np
-import pettingzoo
 import pytest
 import torch
-from conformance import conform
+from conformance import conform_shipped
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import games
 from games import building, duopoly, lqr
-from games.linear import LinearDesign, LinearGame
+from games.linear import LinearDesign, LinearGame, product, squared_error
 from stackelberg.check import check_game
 from stackelberg.errors import InputError
-from stackelberg.linear import LinearPolicy, best_response, linear_policy, objective
+from stackelberg.linear import best_response, objective
+from stackelberg.linear_model import LinearPolicy, linear_policy
 from stackelberg.registry import make_game
 
 SHIPPED = {module.__name__.split(".")[-1]: module for module in (building, duopoly, lqr)}
@@ -434,11 +433,7 @@ EXPECTED_WARNINGS = (
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_conformance(name):
-    assert games.__doc__
-    make = SHIPPED[name].parallel_env
-    conform(make, *EXPECTED_WARNINGS)
-    env = pettingzoo.make("parallel", f"stackelberg/{name}_v0", max_cycles=7, temperature=0.2)
-    assert (env.max_cycles, env.game.temperature) == (7, 0.2)
+    conform_shipped(SHIPPED[name], *EXPECTED_WARNINGS)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -457,7 +452,18 @@ def test_check(name):
     assert "fail" not in {item.status for item in found.values()}
     assert found["temperature"].status == "ok"
     assert found["gradient"].status == "ok"
-    assert f"'{name}' in matrices" in found["game"].found
+    assert f"'{name}' is given in matrices" in found["game"].found
+
+
+def test_costs_are_the_forms_that_they_are_named_after():
+    z = np.array([1.0, -2.0, 3.0, 0.5])
+    for i, j in ((1, 2), (3, 3), (0, 2), (0, 0)):
+        cost = product(4, i, j)
+        assert z @ cost @ z == z[i] * z[j]
+        np.testing.assert_array_equal(cost, cost.T)
+    assert z @ squared_error(4, 2, 1.5) @ z == pytest.approx(1.5**2)
+    assert z @ squared_error(4, 1) @ z == pytest.approx(4)
+    assert z @ squared_error(4, 0, 3.0) @ z == pytest.approx(4)
 
 
 # ---------------------------------------------------------------- bad input

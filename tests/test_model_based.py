@@ -110,6 +110,18 @@ def test_it_reaches_the_optimum_of_random_games(seed, observes, shorter):
     assert (values >= best - 0.05 * (best - start)).all()
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_reaches_the_optimum_where_designs_move_transitions(seed, shorter):
+    game = random_design_game(
+        Recipe(seed=seed, moves_transition=True, dimension=3, temperature=0.2)
+    )
+    best = solve(game, spread_leader(game, range(8)), steps=50, polish=30).value
+    middle = torch.as_tensor(game.leader_space.low + game.leader_space.high).double()[None] / 2
+    start = exact.objective(game.model(middle), torch.ones(1, game.states, 1).double()).item()
+    values = Run(game, seeds=(0, 1), settings={"streams": 10}).values()
+    assert (values >= best - 0.05 * (best - start)).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.001, 0.003, 0.005])
 def test_four_rooms_at_its_best(temperature):
@@ -168,12 +180,6 @@ def test_two_runs_share_nothing():
 
 
 # ---------------------------------------------------------------- refusals
-
-
-def test_moving_transitions_are_refused():
-    run = Run(random_design_game(Recipe(seed=4)))
-    with pytest.raises(InputError, match=r"transitions a design does not move.*use another"):
-        run.coordinator().run()
 
 
 @pytest.mark.parametrize("optimiser", ["natural-gradient", "ppo"])

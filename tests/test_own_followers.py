@@ -307,7 +307,7 @@ def test_a_follower_from_a_file(file, monkeypatch):
         ("{file}:nothing", (), "a follower from .*NoneType"),
         ("{file}:Empty", (), "a follower from .*Empty"),
         ("{file}:Rule", ("speed=1",), "an option of follower .*action"),
-        ("{file}:Rule", ("action=x",), "action: int"),
+        ("{file}:Rule", ("action=x",), "action: an integer"),
         ("nowhere.py:Rule", (), "an existing file"),
         ("rule", (), "one of the followers .*exact, .*file.py:Class"),
     ],

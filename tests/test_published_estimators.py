@@ -24,9 +24,9 @@ from random_games import (
 from strategies import Recipe, random_design_game, random_designs, random_game, random_policies
 from torch import Tensor
 
+from agents import SoftQConfig, SoftQFollower
 from agents.exact import ExactFollower
 from agents.leaders import MLPCategorical, TabularSoftmax, default_leader
-from agents.soft_q import SoftQConfig, SoftQFollower
 from games import discrete_toy, four_rooms
 from games.tabular import TabularDesign
 from stackelberg import Coordinator, InputError, TrainConfig, estimators, exact

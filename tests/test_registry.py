@@ -6,8 +6,8 @@ from typing import Any, Literal, Optional, Union
 
 import pytest
 
+from agents import SoftQFollower
 from agents.exact import ExactFollower
-from agents.soft_q import SoftQFollower
 from games import discrete_toy
 from stackelberg import registry
 from stackelberg.errors import InputError
@@ -109,6 +109,7 @@ def test_what_is_registered():
         "lqr",
         "matrix",
         "pendulum",
+        "warehouse",
     ]
     assert {"exact", "soft-q"} <= set(registry.names("followers"))
     assert {"default", "mlp"} <= set(registry.names("leaders"))
@@ -299,6 +300,22 @@ def test_texts_are_values_of_the_type(text, kind, value):
     found = registry._value("key", text, kind)
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        ("x", int | None, "key: an integer or None; got 'x'; give a value of that type"),
+        ("x", Union[float, bool], "key: a number or true or false; got"),  # noqa: UP007
+        ("now", Literal["carry", "reset"], "key: carry or reset; got 'now'; give a value"),
+        ("rest", Literal["carry", "reset"], "key: carry or reset; got 'rest'; did you mean reset?"),
+        ("3", list[int], r"key: list[int]; got '3'; give a value of that type"),
+    ],
+)
+def test_a_type_is_told_in_words(text, kind, said):
+    with pytest.raises(InputError) as error:
+        registry._value("key", text, kind)
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from games import lqr
 from stackelberg import Coordinator, TrainConfig, linear
 from stackelberg.access import restrict
 from stackelberg.coordinator import memory_of
-from stackelberg.linear import LinearAnswer
+from stackelberg.linear_model import LinearAnswer, linear_policy
 from stackelberg.regression import LinearMemory, Regression, forms_of, pairs_of
 from stackelberg.rollout import play
 from stackelberg.types import commit
@@ -230,7 +230,7 @@ def test_training_resumes(kind, tmp_path):
         ends.append([p.detach().clone() for p in leader.parameters()])
     with torch.no_grad():
         before, after = (
-            linear.objective(game.matrices(c.design), linear.linear_policy(2, 2, c.box))
+            linear.objective(game.matrices(c.design), linear_policy(2, 2, c.box))
             for c in (commit(game, same_leaders(game, 2)), commit(game, leader))
         )
     assert (after > before).all()

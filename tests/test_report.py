@@ -29,7 +29,7 @@ from stackelberg import (
 )
 from stackelberg.charts import charts
 from stackelberg.episode import record
-from stackelberg.evaluation_result import COLUMNS, EvaluationResult
+from stackelberg.evaluation_result import EvaluationResult
 from stackelberg.grid import Grid
 from stackelberg.types import Commitment, commit
 
@@ -175,7 +175,12 @@ def test_every_shipped_game_has_its_page(name, tmp_path, undrawn):
         "lqr": ["Leader's gains", "Follower's best response", "An episode", "The game"],
         "cart_pole": ["Leader's rule", "The game"],
     }
-    alike = {"matrix": "discrete_toy", "duopoly": "lqr", "pendulum": "cart_pole"}
+    alike = {
+        "matrix": "discrete_toy",
+        "warehouse": "four_rooms",
+        "duopoly": "lqr",
+        "pendulum": "cart_pole",
+    }
     shown = titles[alike.get(name, name)]
     assert page.tags.count("img") == len(shown)
     assert set(shown) <= set(page.cells)
@@ -397,11 +402,13 @@ def evaluated(folder: Path) -> EvaluationResult:
             for seed in range(2):
                 row = {"leader": leader, "against": against, "follower": "exact", "seed": seed}
                 row |= {"temperature": 0.05, "follower_gap": 0.25, "leader_exact": None}
+                row |= {"episodes": 5, "discounted_horizon": 459, "discounted_rest": 1e-4}
+                row["gap_source"] = "exact"
                 value = {"aa": 10, "ab": 20, "ba": 30, "bb": 40}[leader + against] + seed
                 names = "leader_discounted", "leader_undiscounted"
                 names += "follower_discounted", "follower_undiscounted"
                 row |= dict.fromkeys(names, value) | {f"{name}_ci95": 1.0 for name in names}
-                rows.append(dict.fromkeys(COLUMNS, 0.0) | row)
+                rows.append(row)
     standing = {"temperature": 0.05, "objective": 1.25, "optimum": 2.0, "regret": 0.75}
     standing |= {"optimum_source": "best known", "optimum_is_own": False, "diverges": False}
     result = EvaluationResult(
@@ -551,7 +558,7 @@ def _damage(path: str, text: str):
 @pytest.mark.parametrize(
     ("change", "arguments", "said"),
     [
-        (None, ["nowhere"], "the folder of a run; got nowhere"),
+        (None, ["nowhere"], "the folder of a run.*got nowhere, which is not there"),
         (None, ["."], "the folder of a run"),
         (None, ["toy0", "rooms"], "runs of one game, 'discrete_toy' as in toy0; got 'four_rooms'"),
         (None, ["toy0", "toy1", "toy0"], "run directories, each named once"),
@@ -647,20 +654,28 @@ class Browser:
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from selenium.webdriver.common.selenium_manager import SeleniumManager
+
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     chromium = next(filter(None, map(shutil.which, names)), None)
-    if chromium is None or shutil.which("chromedriver") is None:
-        pytest.skip("chromium and chromedriver are not installed")
+    chromedriver = shutil.which("chromedriver")
+    if chromium is None or chromedriver is None:
+        pytest.skip("chromium (or chrome) and chromedriver are not both on the PATH")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for switch in SWITCHES:
         options.add_argument(f"--{switch}")
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    made = webdriver.Chrome(options=options, service=service)
+    with pytest.MonkeyPatch.context() as patch:  # both are there: nothing is to be looked for
+        patch.setattr(SeleniumManager, "binary_paths", _not_downloaded)
+        made = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
     yield made
     made.quit()
+
+
+def _not_downloaded(*_):
+    raise AssertionError("selenium looks for a browser on the network")
 
 
 @pytest.fixture

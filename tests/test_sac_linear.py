@@ -15,6 +15,7 @@ from games import duopoly
 from games.linear import LinearGame
 from stackelberg import linear
 from stackelberg.access import restrict
+from stackelberg.linear_model import linear_policy
 from stackelberg.types import Commitment, commit
 
 QUICK = LearningConfig(first_steps=2560, later_steps=2560)
@@ -63,7 +64,7 @@ def errors(game: LinearGame, commitment: Commitment, response) -> tuple[float, f
     """Of mean and covariance, the worst of M leaders."""
     count = len(commitment.policy)
     model = game.matrices(commitment.design)
-    policy = linear.linear_policy(count, model.states, commitment.box)
+    policy = linear_policy(count, model.states, commitment.box)
     best = linear.best_response(model, policy).answer
     generator = torch.Generator().manual_seed(7)
     copies, found = 200, []

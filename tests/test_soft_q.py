@@ -8,8 +8,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from agents import SoftQConfig, SoftQFollower
 from agents.leaders import TabularSoftmax
-from agents.soft_q import SoftQConfig, SoftQFollower
 from agents.tianshou_table import level_step, response_error
 from games import discrete_toy
 from games.tabular import TabularDesign, TabularGame

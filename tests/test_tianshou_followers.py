@@ -23,9 +23,10 @@ from agents import (
     SACFollower,
     SoftQConfig,
     SoftQFollower,
-    learning,
+    experience,
 )
-from agents.learning import Experience, gap_of
+from agents.experience import Experience
+from agents.gap import gap_of
 from games import discrete_toy
 from games.tabular import TabularDesign, TabularGame
 from stackelberg import exact, from_parallel_env
@@ -357,7 +358,7 @@ def test_experience_is_a_ring():
 
 
 def test_experience_is_bounded_in_bytes_too(monkeypatch):
-    monkeypatch.setattr(learning, "LARGEST", 1000)
+    monkeypatch.setattr(experience, "LARGEST", 1000)
     kept = Experience(50)
     for start in range(0, 60, 7):
         rows = torch.arange(start, start + 7)

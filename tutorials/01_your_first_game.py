@@ -45,7 +45,7 @@ follower_reward[PARKED, :, CHEAT] = 1.5
 
 
 def inspections() -> TabularGame:
-    """The game; `stackelberg train tutorials/01_your_first_game.py:inspections` finds it here."""
+    """The game. In a file of its own, `stackelberg train FILE.py:inspections` finds it."""
     return TabularGame(
         transition,
         leader_reward,

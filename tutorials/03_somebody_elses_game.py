@@ -12,8 +12,7 @@ import sys
 
 import numpy as np
 import torch
-from gymnasium import spaces
-from pettingzoo import ParallelEnv
+from parking import CHEAT, COST, INSPECT, Town
 
 from agents import SoftQConfig, SoftQFollower, TabularSoftmax, default_leader
 from games.tabular import TabularGame
@@ -22,55 +21,9 @@ from stackelberg import Coordinator, TrainConfig, exact, from_parallel_env, solv
 # %% [markdown]
 # ## The environment
 # A city and a driver act at once. The city sees a number, the driver a dict; nothing of it is
-# special to this project.
-
-# %%
-COST = 1.5  # of an inspection
-INSPECT, CHEAT = 1, 1  # instead of resting, of paying
-
-
-class Town(ParallelEnv):
-    """A city inspects parked cars; a driver pays, or cheats and is towed if it is caught."""
-
-    metadata = {"name": "town_v0", "render_modes": []}  # noqa: RUF012 - as PettingZoo has it
-    possible_agents = ["city", "driver"]  # noqa: RUF012
-    max_cycles = 100
-
-    def __init__(self) -> None:
-        car = spaces.Discrete(2)
-        self.seen = {"city": car, "driver": spaces.Dict({"towed": car})}
-        self.acted = {agent: spaces.Discrete(2) for agent in self.possible_agents}
-
-    def observation_space(self, agent):
-        return self.seen[agent]
-
-    def action_space(self, agent):
-        return self.acted[agent]
-
-    def reset(self, seed=None, options=None):
-        self.random = np.random.default_rng(seed)
-        self.agents, self.towed, self.day = list(self.possible_agents), 0, 0
-        return self._observe(), {agent: {} for agent in self.agents}
-
-    def step(self, actions):
-        inspected, cheats = actions["city"] == INSPECT, actions["driver"] == CHEAT
-        parked = not self.towed
-        fee = 1.0 * (parked and not cheats)
-        rewards = {"city": fee - COST * inspected, "driver": parked * (1.5 if cheats else 0.5)}
-        caught, kept = cheats and inspected, self.random.random() < 0.9
-        self.towed, self.day = int(caught if parked else kept), self.day + 1
-        late = self.day >= self.max_cycles
-        flags = [dict.fromkeys(self.agents, flag) for flag in (False, late)]
-        found = self._observe(), rewards, *flags, {agent: {} for agent in self.agents}
-        self.agents = [] if late else self.agents
-        return found
-
-    def _observe(self):
-        return {"city": self.towed, "driver": {"towed": self.towed}}
-
-
-# %% [markdown]
-# `stackelberg check FILE:Town --leader-agent city` says what is wrong with such an environment.
+# special to this project: see `parking.py`, beside this file. What is wrong with it, if anything,
+# `stackelberg check tutorials/parking.py:Town --leader-agent city` says.
+#
 # ## The game
 # Who leads, how far both look ahead, how sharply the driver tells better from worse: that is all
 # there is to say. The driver does not see the city move: agents of PettingZoo move at once.

@@ -12,32 +12,19 @@ import sys
 import numpy as np
 import torch
 
-from agents import ExactFollower, SACFollower, default_leader
-from agents.learning import LearningConfig
-from games.linear import LinearGame
+from agents import ExactFollower, LearningConfig, SACFollower, default_leader
+from games.linear import LinearGame, product, squared_error
 from stackelberg import Coordinator, TrainConfig, solve
 
 # %% [markdown]
 # ## The game
 # One row and column for each number in z = (1, temperature, price, power): the constant first, then
-# the state, the leader's action and the follower's. What is linear stands beside the constant, with
-# half its weight on either side of the diagonal. Rewards are the negative costs z' cost z.
+# the state, the leader's action and the follower's. Rewards are the negative costs z' cost z, sums
+# of products z_i z_j and of squared errors (z_i - aim)^2.
 
 # %%
-ONE, TEMPERATURE, PRICE, POWER = range(4)  # temperature: degrees above what is comfortable
-
-
-def cost(i: int, j: int) -> np.ndarray:
-    """z_i z_j as z' cost z, with a symmetric matrix."""
-    matrix = np.zeros((4, 4))
-    matrix[i, j] += 0.5
-    matrix[j, i] += 0.5
-    return matrix
-
-
-def away(i: int, aim: float = 0.0) -> np.ndarray:
-    """(z_i - aim)^2."""
-    return cost(i, i) - 2 * aim * cost(ONE, i) + aim**2 * cost(ONE, ONE)
+SIZE = 4
+ONE, TEMPERATURE, PRICE, POWER = range(SIZE)  # temperature: degrees above what is comfortable
 
 
 def heating(**settings) -> LinearGame:
@@ -45,8 +32,10 @@ def heating(**settings) -> LinearGame:
     usual, capacity = 1.0, 0.5
     return LinearGame(
         transition=[[-0.3, 0.9, 0.0, 0.5]],  # temperature' = -0.3 + 0.9 temperature + 0.5 power
-        leader_cost=away(POWER, capacity) + 0.1 * away(PRICE, usual),
-        follower_cost=away(TEMPERATURE) + cost(PRICE, POWER) + 0.5 * away(POWER),
+        leader_cost=squared_error(SIZE, POWER, capacity) + 0.1 * squared_error(SIZE, PRICE, usual),
+        follower_cost=squared_error(SIZE, TEMPERATURE)
+        + product(SIZE, PRICE, POWER)
+        + 0.5 * squared_error(SIZE, POWER),
         noise=[[0.04]],
         initial_covariance=[[1.0]],
         name="heating",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from stackelberg.config import EstimatorName
-from stackelberg.errors import InputError
+from stackelberg.errors import InputError, nearest
 from stackelberg.estimators.bi_ac import bi_ac
 from stackelberg.estimators.box import BOX
 from stackelberg.estimators.evidence import Estimator, Evidence
@@ -56,9 +56,9 @@ def estimator(name: str, game: Game) -> Estimator:
     else:
         known = BOX
     if name not in known:
-        raise InputError(
-            f"an estimator out of {', '.join(known)} for '{game.name}'", f"'{name}'", "use one"
-        )
+        fix = nearest(name, known, "use one of them")
+        what = f"an estimator out of {', '.join(known)} for '{game.name}'"
+        raise InputError(what, f"'{name}'", fix)
     found = known[cast(EstimatorName, name)]
     return found() if isinstance(found, type) else found
 

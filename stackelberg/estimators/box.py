@@ -25,13 +25,14 @@ forms cost the same here, whatever the dimension.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from stackelberg.config import EstimatorName
-from stackelberg.continuous import SETTINGS, BoxCritics
+from stackelberg.continuous import SETTINGS, BoxCritics, Grid
 from stackelberg.estimators.evidence import Estimator, Evidence
 from stackelberg.estimators.zeroth_order import es, spsa
 from stackelberg.hypergradient import restarting_sum
@@ -51,12 +52,11 @@ def expected_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, 
     Raises:
         InputError: for a design in a game that tells neither `reenact` nor `log_transition`.
     """
-    critics = _critics(evidence)
-    trace, streams = critics.trace[:, : critics.here.inputs.shape[1]], evidence.trajectories.time
-    direct, indirect = _surrogates(evidence, commitment, trace)
-    halves = indirect.unflatten(1, streams.shape[1:]).sum(-1)
+    signals = BoxSignals(evidence, commitment)
+    indirect = signals.indirect(signals.critics.trace[:, : signals.taken])
+    halves = indirect.unflatten(1, evidence.trajectories.time.shape[1:]).sum(-1)
     share = agreement(halves, list(evidence.leader.parameters()))
-    return direct.sum(-1), share * indirect.sum(-1)
+    return signals.direct().sum(-1), share * indirect.sum(-1)
 
 
 def gradient_critic(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
@@ -67,16 +67,16 @@ def gradient_critic(evidence: Evidence, commitment: Commitment) -> tuple[Tensor,
     Raises:
         InputError: as `expected_trace`.
     """
-    critics, seen = _critics(evidence), evidence.trajectories
-    taken = critics.here.inputs.shape[1]
+    signals = BoxSignals(evidence, commitment)
+    critics, taken = signals.critics, signals.taken
     here, there = critics.features[:, :taken], critics.features[:, taken : 2 * taken]
-    going = ~seen.terminated.flatten(1).unsqueeze(-1)
+    going = ~evidence.trajectories.terminated.flatten(1).unsqueeze(-1)
     system = here.mT @ (here - evidence.game.follower_discount * going * there)
     size = SETTINGS.ridge * here.square().mean((1, 2)) * taken
     system.diagonal(dim1=1, dim2=2).add_(size.unsqueeze(-1))
     trace = here @ torch.linalg.solve(system.mT, critics.drive.unsqueeze(-1))
     trace = trace.squeeze(-1) * critics.here.active[0]
-    return _summed(_surrogates(evidence, commitment, trace))
+    return signals.direct().sum(-1), signals.indirect(trace).sum(-1)
 
 
 def sampled_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
@@ -88,29 +88,99 @@ def sampled_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, T
     Raises:
         InputError: as `expected_trace`.
     """
-    critics, seen, game = _critics(evidence), evidence.trajectories, evidence.game
+    signals = BoxSignals(evidence, commitment)
+    critics, seen, game = signals.critics, evidence.trajectories, evidence.game
     with torch.no_grad():
         benefit = critics.benefits()
         weight = game.leader_discount ** seen.time.double() * benefit.view_as(seen.time)
         total = restarting_sum(weight, seen.time, game.follower_discount) - weight
     share = critics.here.active[0] / seen.episodes.unsqueeze(-1)
-    return _summed(_surrogates(evidence, commitment, share * total.flatten(1), benefit))
+    indirect = signals.indirect(share * total.flatten(1), benefit)
+    return signals.direct().sum(-1), indirect.sum(-1)
 
 
 def naive(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     """The leader's own policy gradient: the follower is taken as fixed, the indirect term is 0."""
-    critics = _critics(evidence)
-    trace = critics.trace[:, : critics.here.inputs.shape[1]]
-    direct, indirect = _summed(_surrogates(evidence, commitment, trace))
-    return direct, torch.zeros_like(indirect)
+    direct = BoxSignals(evidence, commitment).direct().sum(-1)
+    return direct, torch.zeros_like(direct)
 
 
 # ---------------------------------------------------------------- surrogates
 
 
-def _summed(steps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """[M] each, of surrogates of every step."""
-    return steps[0].sum(-1), steps[1].sum(-1)
+class BoxSignals:
+    """What every step k of the play tells of the leader's moves, for all n = N T steps met."""
+
+    def __init__(self, evidence: Evidence, commitment: Commitment) -> None:
+        self.evidence, self.commitment = evidence, commitment
+        self.critics = cast(BoxCritics, evidence.critics)
+        self.taken = self.critics.here.inputs.shape[1]  # n
+        self.visits = self.critics.visitation[:, : self.taken]  # d_k
+
+    def direct(self) -> Tensor:
+        """Surrogates [M, n] of the direct term, the follower held fixed."""
+        if self.commitment.design is not None:
+            return self.visits * self._led[0]
+        chance, found = self._moves
+        return self.visits * (chance * found.value[0]).sum(-1)
+
+    def indirect(self, trace: Tensor, benefit: Tensor | None = None) -> Tensor:
+        """Surrogates [M, n] of the indirect term, with the trace c_k [M, n].
+
+        Args:
+            benefit: of a design, delta_k [M, n] as sampled, in place of the expected worth.
+        """
+        beta, memory = self.evidence.temperature, self.critics.memory
+        if self.commitment.design is not None:
+            worth = self.critics.worth if benefit is None else self.visits * benefit
+            return (trace + worth) * self._led[1] / beta
+        chance, found = self._moves
+        if memory.sees:
+            return trace * (chance * found.value[1]).sum(-1) / beta
+        worth = (self.visits[..., None, None] * memory.benefit(found, chance)).detach()
+        weight = found.odds.detach() * (trace[..., None, None] + worth)
+        moved = (weight * chance.unsqueeze(-1) * found.action_value[1]).sum((-2, -1))
+        return moved / beta
+
+    @cached_property
+    def _moves(self) -> tuple[Tensor, Grid]:
+        """The odds [M, n, J] of the leader's J moves at every step, and their values."""
+        action, chance = self.critics.memory.moves(self.commitment, self.critics.here)
+        return chance, self.critics.grid(action)
+
+    @cached_property
+    def _led(self) -> Tensor:
+        """r + gamma V(s') of every step, leader and follower [2, M, n], attached to the design.
+
+        Raises:
+            InputError: if the game tells neither how a design moves its steps, nor their density.
+        """
+        evidence, critics, design = self.evidence, self.critics, self.commitment.design
+        assert design is not None
+        game, seen, replay = evidence.game, evidence.trajectories, critics.memory.replay
+        met, led = critics.here.rows["observation"], critics.there.rows["observation"]
+        rows = design.unsqueeze(1).expand(-1, met.shape[1], -1)
+        steps = [
+            replay.seen_by(met)[0],
+            rows,
+            seen.follower_action.flatten(1, 2),
+            replay.seen_by(led)[0],
+        ]
+        flat = [part.flatten(0, 1) for part in steps]
+        discounts = torch.tensor([game.leader_discount, game.follower_discount]).double()
+        goes_on = discounts.view(2, 1, 1) * ~seen.terminated.flatten(1)
+        if game.reenacts:
+            again = game.reenact(*flat)
+            moved = again.observation.unflatten(0, (len(design), -1))
+            if game.observes_apart:
+                moved = torch.cat([moved.to(led), replay.seen_by(led)[1]], -1)
+            reward = torch.stack([again.leader_reward, again.follower_reward])
+            return reward.unflatten(1, (len(design), -1)) + goes_on * critics.next_value(moved)
+        log_chance = game.log_transition(*flat).unflatten(0, (len(design), -1))
+        with torch.no_grad():
+            reward = torch.stack([seen.leader_reward, seen.follower_reward]).flatten(2)
+            gained = reward + goes_on * critics.next_value(led) - critics.recorded_value()
+        return gained * log_chance
 
 
 def agreement(surrogates: Tensor, parameters: Sequence[Tensor]) -> Tensor:
@@ -136,69 +206,6 @@ def agreement(surrogates: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     common = inner(*found)
     whole = norm([(a + b) / 2 for a, b in zip(*found, strict=True)]).square()
     return (common / torch.where(whole > 0, whole, 1.0)).clamp(0.0, 1.0)
-
-
-def _critics(evidence: Evidence) -> BoxCritics:
-    return cast(BoxCritics, evidence.critics)
-
-
-def _surrogates(
-    evidence: Evidence, commitment: Commitment, trace: Tensor, benefit: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Direct and indirect of every step [M, N T], with the trace c_k [M, N T].
-
-    Args:
-        benefit: of a design, delta_k [M, N T] as sampled, in place of the expected worth.
-    """
-    critics, beta = _critics(evidence), evidence.temperature
-    visits = critics.visitation[:, : trace.shape[1]]
-    if commitment.design is not None:
-        worth = critics.worth if benefit is None else visits * benefit
-        leader, follower = _signals(evidence, commitment.design)
-        return visits * leader, (trace + worth) * follower / beta
-    memory = critics.memory
-    action, chance = memory.moves(commitment, critics.here)
-    found = critics.grid(action)
-    direct = visits * (chance * found.value[0]).sum(-1)
-    if memory.sees:
-        return direct, trace * (chance * found.value[1]).sum(-1) / beta
-    worth = (visits[..., None, None] * memory.benefit(found, chance)).detach()
-    weight = found.odds.detach() * (trace[..., None, None] + worth)
-    moved = (weight * chance.unsqueeze(-1) * found.action_value[1]).sum((-2, -1))
-    return direct, moved / beta
-
-
-def _signals(evidence: Evidence, design: Tensor) -> Tensor:
-    """r + gamma V(s') of every step, leader and follower [2, M, N T], attached to the design.
-
-    Raises:
-        InputError: if the game tells neither how a design moves its steps, nor their density.
-    """
-    game, critics, seen = evidence.game, _critics(evidence), evidence.trajectories
-    replay, count = critics.memory.replay, len(design)
-    met, led = critics.here.rows["observation"], critics.there.rows["observation"]
-    rows = design.unsqueeze(1).expand(-1, met.shape[1], -1)
-    steps = [
-        replay.seen_by(met)[0],
-        rows,
-        seen.follower_action.flatten(1, 2),
-        replay.seen_by(led)[0],
-    ]
-    flat = [part.flatten(0, 1) for part in steps]
-    discounts = torch.tensor([game.leader_discount, game.follower_discount]).double()
-    goes_on = discounts.view(2, 1, 1) * ~seen.terminated.flatten(1)
-    if game.reenacts:
-        again = game.reenact(*flat)
-        moved = again.observation.unflatten(0, (count, -1))
-        if game.observes_apart:
-            moved = torch.cat([moved.to(led), replay.seen_by(led)[1]], -1)
-        reward = torch.stack([again.leader_reward, again.follower_reward])
-        return reward.unflatten(1, (count, -1)) + goes_on * critics.next_value(moved)
-    log_chance = game.log_transition(*flat).unflatten(0, (count, -1))
-    with torch.no_grad():
-        reward = torch.stack([seen.leader_reward, seen.follower_reward]).flatten(2)
-        gained = reward + goes_on * critics.next_value(led) - critics.recorded_value()
-    return gained * log_chance
 
 
 BOX: dict[EstimatorName, Estimator] = {

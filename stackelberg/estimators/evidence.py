@@ -14,7 +14,7 @@ from stackelberg.critics import Memory, TabularMemory
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.hypergradient import Critics
-from stackelberg.oracle import Oracle, TabularOracle, oracle
+from stackelberg.oracle import Oracle, oracle
 from stackelberg.probe import Probe
 from stackelberg.rollout import Trajectories
 from stackelberg.types import Commitment, Leader
@@ -60,12 +60,6 @@ class Evidence:
         """The follower's temperature as the leader knows it: a number, or estimates [M]."""
         self.critics  # noqa: B018 - they estimate it
         return self.memory.temperature
-
-    @cached_property
-    def true_critics(self) -> Critics:
-        """The same on the true model, against the exact best response. InputError without one."""
-        self.game.require_tables()
-        return cast(TabularOracle, self.oracle).critics
 
     @cached_property
     def oracle(self) -> Oracle | None:

@@ -29,6 +29,7 @@ from stackelberg.estimators.quadratic import (
     model_forms,
 )
 from stackelberg.estimators.zeroth_order import es, spsa
+from stackelberg.linear_model import LinearModel, LinearPolicy, linear_policy
 from stackelberg.regression import LinearCritics, LinearMemory, forms_of
 from stackelberg.types import Commitment
 
@@ -42,16 +43,25 @@ def expected_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, 
 
     Exact when: the learned matrices are, and the follower best-responds. Source: this project.
     """
-    critics, memory = cast(LinearCritics, evidence.critics), evidence.memory
-    assert isinstance(memory, LinearMemory)
-    policy = linear.linear_policy(len(critics.answer.gain), memory.states, commitment.box)
-    return linear.surrogates(memory.model(commitment), policy, critics.answer)
+    critics, model, policy = _learned(evidence, commitment)
+    return linear.surrogates(model, policy, critics.answer)
 
 
 def naive(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:
     """The leader's own policy gradient: the follower is taken as fixed, the indirect term is 0."""
-    direct, indirect = expected_trace(evidence, commitment)
-    return direct, torch.zeros_like(indirect)
+    critics, model, policy = _learned(evidence, commitment)
+    direct = linear.leader_return(model, policy, critics.answer)
+    return direct, torch.zeros_like(direct)
+
+
+def _learned(
+    evidence: Evidence, commitment: Commitment
+) -> tuple[LinearCritics, LinearModel, LinearPolicy]:
+    """The critics, and the learned model and the leaders, attached to the commitment."""
+    critics, memory = cast(LinearCritics, evidence.critics), evidence.memory
+    assert isinstance(memory, LinearMemory)
+    policy = linear_policy(len(critics.answer.gain), memory.states, commitment.box)
+    return critics, memory.model(commitment), policy
 
 
 def gradient_critic(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, Tensor]:

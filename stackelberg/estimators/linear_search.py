@@ -10,7 +10,7 @@ from stackelberg.access import TrajectoriesAccess
 from stackelberg.estimators.evidence import Evidence
 from stackelberg.estimators.linear import expected_trace
 from stackelberg.estimators.model_based import ModelBased
-from stackelberg.linear import LinearAnswer, LinearModel
+from stackelberg.linear_model import LinearAnswer, LinearModel, linear_policy
 from stackelberg.probe import Probe
 from stackelberg.regression import LinearMemory
 from stackelberg.rollout import Trajectories
@@ -66,7 +66,7 @@ class LinearModelBased(ModelBased):
         self, evidence: Evidence, m: int, commitment: Commitment, answers: list[Tensor]
     ) -> Tensor:
         model: LinearModel = _memory(evidence).of(m).model(commitment).detach()
-        policy = linear.linear_policy(len(commitment.policy), model.states, commitment.box)
+        policy = linear_policy(len(commitment.policy), model.states, commitment.box)
         if answers:
             return linear.leader_return(model, policy, LinearAnswer(*answers))
         return linear.objective(model, policy)

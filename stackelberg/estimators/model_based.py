@@ -8,12 +8,10 @@ from torch import Tensor
 
 from stackelberg import exact, search
 from stackelberg.access import TrajectoriesAccess, policy_table, value_table
-from stackelberg.errors import InputError
 from stackelberg.estimators.evidence import Evidence
 from stackelberg.estimators.expected import expected_trace
 from stackelberg.exact import SoftResponse
 from stackelberg.model import TabularModel
-from stackelberg.probe import Probe
 from stackelberg.rollout import Trajectories
 from stackelberg.search import Elite, Model
 from stackelberg.trust_region import divergence, geometry_of
@@ -59,7 +57,7 @@ class ModelBased:
         """Surrogates of the walk, or of the hypergradient.
 
         Raises:
-            InputError: without a probe, or where a design moves the transitions.
+            InputError: without a probe.
         """
         if self.generation < self.exploring + self.searching:
             self._explore(evidence)
@@ -86,7 +84,8 @@ class ModelBased:
 
     def _explore(self, evidence: Evidence) -> None:
         """One generation of scouts, and where the best sends the leaders."""
-        probe, leader = self._checked(evidence), evidence.leader
+        probe = evidence.probe_for("model-based", "expected-trace")
+        leader = evidence.leader
         born = [self._propose(evidence, m) for m in range(leader.count)]
         everyone = [torch.cat(rows) for rows in zip(*born, strict=True)]
         crew = search.replicate(leader, everyone)
@@ -174,16 +173,6 @@ class ModelBased:
         if follower.level == "trajectories":
             return []
         return [policy_table(follower, evidence.game, leaders, evidence.tables.shape[2])]
-
-    def _checked(self, evidence: Evidence) -> Probe:
-        """The probe of evidence that this estimator can use."""
-        if evidence.game.moves_transition:
-            raise InputError(
-                "a game whose transitions a design does not move, for model-based",
-                f"'{evidence.game.name}'",
-                "use another estimator, for example expected-trace",
-            )
-        return evidence.probe_for("model-based", "expected-trace")
 
     # ------------------------------------------------------------ checkpoints
 

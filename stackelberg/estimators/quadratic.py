@@ -19,6 +19,7 @@ from torch import Tensor
 from stackelberg import linear
 from stackelberg.estimators.evidence import Evidence
 from stackelberg.hypergradient import restarting_sum
+from stackelberg.linear_model import close, linear_policy
 from stackelberg.model import spread
 from stackelberg.regression import RESOLVED, LinearCritics, forms_of, pairs_of, rows
 from stackelberg.types import Commitment
@@ -42,12 +43,12 @@ class LinearSignals:
         self.situation, self.z, self.after = rows(self.seen)
         self.states = self.after.shape[-1]  # 1 + S
         model, policy, answer = self.critics.model, self.critics.policy, self.critics.answer
-        self.answer, self.loop = answer, linear.close(model, policy, answer)
+        self.answer, self.loop = answer, close(model, policy, answer)
         self.inclusive = commitment.design is not None or not self.game.follower_observes_action
         if commitment.design is not None:
             self.entries = commitment.design
         else:
-            own = linear.linear_policy(len(self.z), model.states, commitment.box)
+            own = linear_policy(len(self.z), model.states, commitment.box)
             self.entries = torch.cat([own.gain.flatten(1), own.std], 1)  # [M, q]
 
     @cached_property

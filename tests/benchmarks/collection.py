@@ -21,7 +21,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agents import SoftQFollower
-from agents.learning import collect, flat
+from agents.experience import flat
+from agents.learning import collect
 from games import discrete_toy
 from stackelberg.game import Game, Step
 from stackelberg.induced import FrozenLeader, InducedEnv, InducedMDP, freeze

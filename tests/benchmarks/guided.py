@@ -21,8 +21,8 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from agents import SACFollower
+from agents.config import LearningConfig, NetworkConfig
 from agents.leaders import default_leader
-from agents.learning import LearningConfig, NetworkConfig
 from games import cart_pole, pendulum
 from stackelberg import Coordinator, TrainConfig
 

@@ -1,4 +1,4 @@
-"""Experience as Tianshou's algorithms sample it. Importing Tianshou takes seconds."""
+"""What Tianshou's algorithms are given in place of its own parts. Importing it takes seconds."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tianshou.data import Batch
 
-from agents.learning import Columns
+from agents.experience import Columns
 
 
 class Replay:
@@ -36,3 +36,16 @@ class Replay:
         which = torch.randint(self.size, (size,), generator=self.generator)
         rows = {name: column[which] for name, column in self.columns.items()}
         return Batch(self.complete(rows)), which.numpy()
+
+
+class SeededPolicy:
+    """Stands before a policy of Tianshou's: draws by a generator that it is handed, no global one.
+
+    Tianshou compiles advantage estimators when a policy is made, which takes seconds; no follower
+    calls them.
+    """
+
+    generator: torch.Generator
+
+    @staticmethod
+    def _compile() -> None: ...
