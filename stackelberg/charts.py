@@ -12,6 +12,7 @@ from stackelberg.summary import half_widths
 # Readable on white and on black.
 COLOURS = ("#3b82d6", "#e0793a", "#2fa37c", "#c2569f", "#8f7be8", "#b58b1f", "#d65a5a", "#6b8e9e")
 FEW = 20  # iterations; up to here every one is marked
+CLOSE = 1000  # ratio of the ends of a logarithmic axis up to which there are labels in between
 NO_GAP = 1e-9  # gaps below it are rounding
 
 
@@ -210,6 +211,10 @@ def plotly(chart: Chart) -> dict[str, Any]:
     }
     if chart.range is not None:
         layout["yaxis"] |= {"range": list(chart.range)}
+    if chart.log:
+        seen = np.concatenate([curve.mean[np.isfinite(curve.mean)] for curve in chart.curves])
+        if 5 <= seen.max() / seen.min() < CLOSE:
+            layout["yaxis"] |= {"dtick": "D2"}  # labels at 1, 2 and 5
     return {"data": data, "layout": layout}
 
 
