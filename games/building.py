@@ -1,5 +1,6 @@
 """Building: a leader insulates four zones and lets air pass between them; a follower heats them."""
 
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from games.linear import LinearDesign
 from stackelberg.environment import Environment
 
 ZONES = 4  # in a ring
+WARM = 15.0  # a deviation of temperature that is drawn in full red
 PLACES = [(0, 1), (1, 1), (1, 0), (0, 0)]  # of the zones in a picture
 DRIFT = torch.tensor(
     [[1, 0.05, 0, 0.05], [0.03, 1, 0.04, 0], [0, 0.04, 1, 0.06], [0.05, 0, 0.03, 1]],
@@ -31,13 +33,21 @@ OPTIMUM = -162.50345215791717  # of `stackelberg solve`, which 59 of 64 restarts
 class Building(LinearDesign):
     """The design game, drawn as a ring of rooms."""
 
+    names = MappingProxyType(
+        {
+            "state": [f"zone {i + 1}" for i in range(ZONES)],
+            "leader": [f"insulation {i + 1}" for i in range(ZONES)]
+            + [f"airflow {i + 1}-{(i + 1) % ZONES + 1}" for i in range(ZONES)],
+            "follower": ["device 1", "device 2"],
+        }
+    )
+
     def picture(self, axes: Any, values: np.ndarray, title: str) -> None:
-        """The temperature deviations of the zones, neighbours in the ring side by side."""
+        """The temperature deviations of the zones, blue where cold, neighbours side by side."""
         grid = np.zeros((2, 2))
         for (column, row), value in zip(PLACES, values, strict=True):
             grid[row, column] = value
-        image = axes.imshow(grid, cmap="coolwarm", vmin=-15, vmax=15, origin="lower")
-        axes.figure.colorbar(image, ax=axes, shrink=0.8, label="deviation of temperature")
+        axes.imshow(grid, cmap="coolwarm", vmin=-WARM, vmax=WARM, origin="lower")
         for i, ((column, row), value) in enumerate(zip(PLACES, values, strict=True)):
             axes.text(column, row, f"zone {i + 1}\n{value:+.2f}", ha="center", va="bottom")
         axes.axhline(0.5, color="black")

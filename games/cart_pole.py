@@ -1,6 +1,7 @@
 """GuidedCartPole: a follower balances a pole on a cart; a leader blows it where it likes."""
 
 import math
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,13 @@ class CartPole(DeterministicGame):
     """The game, drawn as it is known."""
 
     name = "cart_pole"
+    names = MappingProxyType(
+        {
+            "state": ["position", "speed", "angle", "turning rate"],
+            "leader": ["wind"],
+            "follower": ["push"],
+        }
+    )
 
     def __init__(self, target: tuple[float, float], wind: float, **settings: Any) -> None:
         super().__init__(**settings)

@@ -10,6 +10,7 @@ from stackelberg.environment import Environment
 S, A, B = range(3)  # states
 STAY, GO_A, GO_B = range(3)  # follower actions
 OPEN, CLOSE = range(2)  # leader actions; they matter in A only
+NAMES = {"state": "SAB", "leader": ("open", "close"), "follower": ("S", "A", "B")}
 
 STANDARD = {
     "leader_discount": 0.99,
@@ -51,7 +52,9 @@ def game(bonus: float = 1.0, **settings: Any) -> TabularGame:
     changed = {key: value for key, value in settings.items() if key not in ("horizon", "optimum")}
     known = OPTIMA.get(float(bonus)) if changed.items() <= STANDARD.items() else None
     defaults = {"temperature": 0.05, "horizon": 150, "optimum": known}
-    return TabularGame(np.eye(3)[to], leader, follower, name="discrete_toy", **defaults | settings)
+    made = TabularGame(np.eye(3)[to], leader, follower, name="discrete_toy", **defaults | settings)
+    made.names = NAMES
+    return made
 
 
 def parallel_env(

@@ -1,6 +1,7 @@
 """Duopoly: Stackelberg's own game of two firms, of which one sets its quantity first."""
 
 import math
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,13 @@ from stackelberg.errors import InputError
 class Duopoly(LinearGame):
     """The game, drawn as a market."""
 
+    names = MappingProxyType(
+        {
+            "state": ["demand"],
+            "leader": ["leader's quantity"],
+            "follower": ["follower's quantity"],
+        }
+    )
     margin: float  # intercept - cost
     slope: float
 

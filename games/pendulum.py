@@ -1,6 +1,7 @@
 """GuidedPendulum: a follower swings a pendulum up while a leader blows it to one side."""
 
 import math
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,13 @@ class Pendulum(DeterministicGame):
     """The game, drawn as it is known."""
 
     name = "pendulum"
+    names = MappingProxyType(
+        {
+            "state": ["cosine", "sine", "turning rate"],
+            "leader": ["wind"],
+            "follower": ["torque"],
+        }
+    )
 
     def __init__(self, wind: float, **settings: Any) -> None:
         super().__init__(**settings)

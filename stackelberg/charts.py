@@ -1,7 +1,7 @@
 """What a run's metrics are drawn as: curves with intervals over seeds, for page and file alike."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from stackelberg.summary import half_widths
 # Readable on white and on black.
 COLOURS = ("#3b82d6", "#e0793a", "#2fa37c", "#c2569f", "#8f7be8", "#b58b1f", "#d65a5a", "#6b8e9e")
 FEW = 20  # iterations; up to here every one is marked
+CLOSE = 1000  # ratio of the ends of a logarithmic axis up to which there are labels in between
 NO_GAP = 1e-9  # gaps below it are rounding
 
 
@@ -78,6 +79,7 @@ class Chart:
     lines: Mapping[str, float] = field(default_factory=dict)  # horizontal ones by name
     log: bool = False
     range: tuple[float, float] | None = None  # of the vertical axis; what the curves need
+    named: bool = False  # is a lone curve named, too?
 
 
 def charts(groups: Sequence[Group]) -> list[Chart]:
@@ -86,6 +88,7 @@ def charts(groups: Sequence[Group]) -> list[Chart]:
     title = "Follower's temperature, as estimated"
     found = [_learning(groups), *_gradients(groups), _gap(groups)]
     found.append(Chart("temperature", title, "temperature", temperature, log=True))
+    found = [replace(chart, named=chart.named or len(groups) > 1) for chart in found]
     return [chart for chart in found if any(curve.shown for curve in chart.curves)]
 
 
@@ -113,7 +116,7 @@ def _gradients(groups: Sequence[Group]) -> list[Chart]:
     norms = _curves(groups, terms, log=True)
     cosine = _curves(groups, {"cosine": ""})
     return [
-        Chart("gradient_norms", title, "norm", norms, log=True),
+        Chart("gradient_norms", title, "norm", norms, log=True, named=True),
         Chart(
             "gradient_cosine",
             "Do the two terms agree?",
@@ -204,10 +207,14 @@ def plotly(chart: Chart) -> dict[str, Any]:
     named = sum(one.get("showlegend", True) for one in data)
     layout: dict[str, Any] = {
         "yaxis": {"title": {"text": chart.axis}, "type": "log" if chart.log else "linear"},
-        "showlegend": named > 1,
+        "showlegend": named > 1 or chart.named,
     }
     if chart.range is not None:
         layout["yaxis"] |= {"range": list(chart.range)}
+    if chart.log:
+        seen = np.concatenate([curve.mean[np.isfinite(curve.mean)] for curve in chart.curves])
+        if 5 <= seen.max() / seen.min() < CLOSE:
+            layout["yaxis"] |= {"dtick": "D2"}  # labels at 1, 2 and 5
     return {"data": data, "layout": layout}
 
 

@@ -1,7 +1,10 @@
 """Pictures of runs and games, drawn without pyplot's global state and written whole."""
 
+import copy
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,15 +15,26 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from stackelberg import exact
-from stackelberg.charts import FEW, Chart
+from stackelberg.charts import COLOURS, FEW, Chart
+from stackelberg.episode import (
+    LABELLED,
+    NAMED,
+    draw_bars,
+    draw_numbers,
+    names_of,
+    numbers,
+    record,
+)
 from stackelberg.game import Game
 from stackelberg.hypergradient import exchange_rate, tabular_critics
+from stackelberg.oracle import LinearOracle, oracle
 from stackelberg.run_directory import write_atomically
-from stackelberg.types import Commitment, LinearLeader, TabularResponse
+from stackelberg.types import Commitment, LinearLeader, LinearResponse, TabularResponse
 
 NO_GAP = 1e-9  # relative gaps below it are drawn as none
 INK, DARK_INK = "#1c2330", "#e4e8ef"  # of what is drawn on a light and on a dark page
 DASHES = {"solid": "-", "dash": "--", "dot": ":"}
+EPISODES, POINTS, OUTPUTS = 4, 60, 4  # of a leader's rule: ranges from, points on a curve, panels
 OFTEN = 1e-3  # of the visits to the state visited most: less often, rates are left out of scale
 
 
@@ -107,6 +121,11 @@ def draw_cross_play(path: str | Path, matrices: Sequence[Mapping[str, Any]]) -> 
     Args:
         path: of the PNG or SVG file. matrices: as `EvaluationResult.cross_play` has them.
     """
+    save(cross_play(matrices), path)
+
+
+def cross_play(matrices: Sequence[Mapping[str, Any]]) -> Figure:
+    """What `draw_cross_play` writes."""
     size = 2.4 + 0.9 * len(matrices[0]["leaders"])
     panels = _panels(len(matrices), size + 0.8, size)
     for axes, one in zip(panels, matrices, strict=True):
@@ -125,7 +144,8 @@ def draw_cross_play(path: str | Path, matrices: Sequence[Mapping[str, Any]]) -> 
             ylabel="trained against",
         )
         axes.figure.colorbar(image, ax=axes, label="leader's discounted return")
-    save(panels[0].figure, path)
+    figure: Figure = panels[0].figure
+    return figure
 
 
 def draw_profiles(path: str | Path, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -134,12 +154,19 @@ def draw_profiles(path: str | Path, groups: Sequence[Mapping[str, Any]]) -> None
     Args:
         path: of the PNG or SVG file. groups: as `EvaluationResult.groups` has them.
     """
+    save(profiles(groups), path)
+
+
+def profiles(groups: Sequence[Mapping[str, Any]]) -> Figure:
+    """What `draw_profiles` writes."""
     (axes,) = _panels(1, 5.6, 3.6)
-    for one in groups:
-        axes.step(one["thresholds"], one["profile"], where="post", label=one["group"])
+    for one, colour in zip(groups, cycle(COLOURS), strict=False):
+        style = {"where": "post", "color": colour, "label": one["group"]}
+        axes.step(one["thresholds"], one["profile"], **style)
     axes.set(xlabel="leader's discounted return", ylabel="share of runs above", ylim=(-0.02, 1.02))
     axes.legend()
-    save(axes.figure, path)
+    figure: Figure = axes.figure
+    return figure
 
 
 def _draw_points(
@@ -208,7 +235,7 @@ def draw_chart(chart: Chart) -> Figure:
         axes.set_yscale("log")
     if chart.range is not None:
         axes.set_ylim(chart.range)
-    if len(axes.get_legend_handles_labels()[0]) > 1:
+    if len(axes.get_legend_handles_labels()[0]) > 1 or chart.named:
         axes.legend(fontsize="small")
     return axes.figure
 
@@ -219,90 +246,207 @@ class Panel(NamedTuple):
     title: str
     about: str  # what it shows, in a sentence
     draw: Callable[[Any], None]  # on axes
+    paper: bool = False  # is it drawn on white, on a dark page, too?
 
 
 @torch.no_grad()
 def game_panels(game: Game, commitment: Commitment) -> list[Panel]:
-    """What a leader commits to and, in tabular games, what comes of it.
+    """What a leader commits to and, as far as it is known exactly, what comes of it.
 
-    There the follower's exact soft best response, the discounted visitation d(s) and the exchange
-    rate rho(s) of `stackelberg.hypergradient.exchange_rate`, as maps of a grid or else as bars.
+    In tabular games the follower's exact soft best response, the discounted visitation d(s) and the
+    exchange rate rho(s) of `stackelberg.hypergradient.exchange_rate`, as maps of a grid or else as
+    bars. In linear-quadratic ones the gains of the best response and an episode against it. In
+    others where an episode starts, as the game draws itself.
 
     Args:
         commitment: of one leader.
     """
-    if not game.tabular:
-        return _commitment_panels(commitment)
+    leader = _leader_panels(game, commitment)
+    return leader + (_tabular_panels if game.tabular else _other_panels)(game, commitment)
+
+
+def _tabular_panels(game: Game, commitment: Commitment) -> list[Panel]:
     model, policy = game.model(commitment.design), commitment.policy
     response = exact.best_response(model, policy)
     critics = tabular_critics(model, policy, response)
     rate = exchange_rate(critics, model.temperature)[0].numpy()
     visits = critics.visitation[0].numpy()
     follower = (policy.unsqueeze(-1) * response.policy).sum(-2)[0].numpy()  # [S, B]
-    panels = [Panel("Visits", "Discounted visits of every state.", _map_of(game, visits))]
-    about = (
+    if game.grid is None:
+        draw = _odds(game, "follower", follower)
+        about = "How likely the follower is to do what in every state, best-responding exactly."
+    else:
+        draw = _arrows(game, follower, visits)
+        about = "The follower's mean move in every cell, best-responding exactly."
+    price = (
         "The leader's price of a unit of the follower's value, rho(s): where it is positive "
         "(red) it pays the leader to please the follower, where negative (blue) to displease it."
     )
-    panels.append(Panel("Exchange rate", about, _rate_map(game, rate, visits)))
-    if game.grid is None:
-        draw, about = (
-            _bars(follower),
-            "How likely the follower is to do what in every state, best-responding exactly.",
-        )
-    else:
-        draw, about = (
-            _arrows(game, follower, visits),
-            "The follower's mean move in every cell, best-responding exactly.",
-        )
-    panels.insert(0, Panel("Follower's best response", about, draw))
-    return _leader_panels(game, commitment) + panels
+    return [
+        Panel("Follower's best response", about, draw),
+        Panel("Visits", "Expected discounted visits of every state.", _map_of(game, visits)),
+        Panel("Exchange rate", price, _rate_map(game, rate, visits)),
+    ]
 
 
 def _leader_panels(game: Game, commitment: Commitment) -> list[Panel]:
-    if commitment.design is None:
+    """The leader's design, its gains, its table, or else its rule along what it observes."""
+    if commitment.design is not None:
+        design, grid = commitment.design[0].numpy(), game.grid
+        if grid is not None and len(design) == len(grid.cells):
+            about = "What the leader puts on every cell."
+            return [
+                Panel("Leader's design", about, lambda axes: grid.draw(axes, design, "") and None)
+            ]
+        places = names_of(game, "leader", len(design))
+        about = "The numbers of the leader's design, which stands for the whole episode."
+        return [
+            Panel("Leader's design", about, partial(_draw_design, places=places, values=design))
+        ]
+    if isinstance(commitment.box, LinearLeader):
+        gain = commitment.box.gain()[0].numpy()  # [k, 1 + n]
+        std = commitment.box.std()[0].numpy()
+        about = (
+            "What a constant and the numbers of the state weigh in the leader's mean action; "
+            f"it explores around it with standard deviation {_listed(std)}."
+        )
+        return [Panel("Leader's gains", about, _gains(game, "leader", gain))]
+    if game.tabular and commitment.box is None:
         about = "How likely the leader is to do what in every state."
-        return [Panel("Leader's policy", about, _bars(commitment.policy[0].numpy()))]
-    design, grid = commitment.design[0].numpy(), game.grid
-    if grid is None or len(design) != len(grid.cells):
-        return _commitment_panels(commitment)
+        return [
+            Panel("Leader's policy", about, _odds(game, "leader", commitment.policy[0].numpy()))
+        ]
+    return _rule_panels(game, commitment)
+
+
+def _other_panels(game: Game, commitment: Commitment) -> list[Panel]:
+    """Of games without tables."""
+    known = oracle(game, commitment)
+    best = known.best if isinstance(known, LinearOracle) else None
+    if best is None or not best.solved.all():
+        seen = game.vector(1, torch.Generator().manual_seed(0)).leader_observation[0].numpy()
+        return _own_picture(game, "The game", "An episode's start.", seen)
+    gain, covariance = best.answer.gain[0].numpy(), best.answer.covariance[0]
+    about = (
+        "What a constant and all that it sees weigh in the follower's mean action, best-responding "
+        "exactly; it draws around it with standard deviation "
+        f"{_listed(covariance.diagonal().sqrt().numpy())}."
+    )
+    answer = Panel("Follower's best response", about, _gains(game, "follower", gain))
+    moments = record(game, commitment, LinearResponse(best), [0])
+    told = [one for one in numbers(game, moments) if one.values.ndim == 2]
 
     def draw(axes: Any) -> None:
-        grid.draw(axes, design, "")
+        axes.set_axis_off()
+        height = 1 / len(told)
+        places = [(0, 1 - (r + 0.9) * height, 1, 0.8 * height) for r in range(len(told))]
+        draw_numbers([[axes.inset_axes(place)] for place in places], [told])
 
-    return [Panel("Leader's design", "What the leader puts on every cell.", draw)]
+    episode = Panel("An episode", "Against the exact best response.", draw)
+    about, first = "After the first step of the same episode.", moments[1]
+    scene = _own_picture(game, "The game", about, first.observation, first.moves)
+    return [answer, episode, *scene]
 
 
-def _commitment_panels(commitment: Commitment) -> list[Panel]:
-    """A design's numbers, or the gains of a leader that is linear in the state."""
-    if commitment.design is not None:
-        design = commitment.design[0].numpy()
+def _own_picture(
+    game: Game, title: str, about: str, seen: np.ndarray, moves: Sequence[Any] | None = None
+) -> list[Panel]:
+    """The game as it draws itself, if it does."""
 
-        def draw(axes: Any) -> None:
-            axes.bar(range(len(design)), design)
-            axes.set(xlabel="number of the design")
+    def draw(axes: Any) -> None:
+        game.picture(axes, seen, "")
+        if moves is not None:
+            game.picture_moves(axes, seen, *moves)
 
-        return [Panel("Leader's design", "The numbers of the leader's design.", draw)]
-    if not isinstance(commitment.box, LinearLeader):
-        return []
-    gain = commitment.box.gain()[0].numpy()  # [k, 1 + n]
+    return [Panel(title, about, draw, paper=True)] if game.drawn else []
 
-    def draw_gain(axes: Any) -> None:
-        _draw_bars(axes, gain.T, "action")
-        axes.set(xlabel="0: constant, then the state's numbers")
 
-    return [
-        Panel(
-            "Leader's gains",
-            "What the constant and the state's numbers weigh in the leader's mean action.",
-            draw_gain,
-        )
-    ]
+def _rule_panels(game: Game, commitment: Commitment) -> list[Panel]:
+    """What the leader does along every number that it observes, the others as at a start."""
+    anything = _Anything(copy.deepcopy(game.follower_space))
+    anything.space.seed(0)
+    episodes = [record(game, commitment, anything, [e]) for e in range(EPISODES)]
+    met = np.stack([moment.observation for moments in episodes for moment in moments])
+    start, low, high = met[0], met.min(0), met.max(0)
+    names = names_of(game, "state", len(start))
+    moved = [i for i in range(len(start)) if high[i] > low[i]][:NAMED]
+    share = np.linspace(0, 1, POINTS)
+    seen = np.tile(start, (len(moved), POINTS, 1))
+    for row, i in enumerate(moved):
+        seen[row, :, i] = low[i] + share * (high[i] - low[i])
+    done = _usual(commitment, torch.from_numpy(seen).flatten(0, 1))  # [points, k]
+    values = done.reshape(len(moved), POINTS, -1)
+    actions = names_of(game, "leader", values.shape[-1])
+    finite = commitment.box is None
+    kept = range(values.shape[-1]) if values.shape[-1] != 2 or not finite else [1]
+
+    def draw(axes: Any, action: int) -> None:
+        for row, i in enumerate(moved):
+            name = f"{names[i]}, {low[i]:.2g} to {high[i]:.2g}"
+            axes.plot(share, values[row, :, action], color=COLOURS[row % len(COLOURS)], label=name)
+        axes.set(xlabel="from the lowest to the highest value met", xticks=[])
+        axes.set_ylabel(f"probability of action {actions[action]}" if finite else actions[action])
+        axes.legend(fontsize="small")
+
+    what = "How likely it is to choose so" if finite else "What it does, exploration left out,"
+    about = (
+        f"{what} where one number that it observes goes through the range met in {EPISODES} "
+        "episodes against random moves, while the others stay as at a start."
+    )
+    return [Panel("Leader's rule", about, partial(draw, action=a)) for a in list(kept)[:OUTPUTS]]
+
+
+class _Anything(NamedTuple):
+    """A follower that moves at random."""
+
+    space: Any
+
+    def sample(self, observation: Any, leader_action: Any, generator: Any) -> torch.Tensor:
+        return torch.as_tensor(self.space.sample())[None, None]
+
+
+def _usual(commitment: Commitment, observation: torch.Tensor) -> np.ndarray:
+    """Odds [n, A], or actions [n, k] without noise, of what is observed [n, d]."""
+    if commitment.box is None:
+        assert commitment.rule is not None
+        return commitment.rule(observation)[0].exp().numpy()
+    noise = torch.zeros(1, len(observation), commitment.box.actions, dtype=torch.float64)
+    return commitment.box.act(observation, noise)[0].numpy()
+
+
+def _gains(game: Game, who: str, gain: np.ndarray) -> Callable[[Any], None]:
+    """Bars of a linear rule [k, weights], each weight at its name."""
+    count = game.observation_space.shape[0]
+    weights = ["constant", *names_of(game, "state", count)]
+    if len(weights) < gain.shape[1]:
+        weights += names_of(game, "leader", gain.shape[1] - len(weights))
+    names = names_of(game, who, len(gain))
+
+    def draw(axes: Any) -> None:
+        draw_bars(axes, weights, gain.T, names)
+        axes.axhline(0, color=matplotlib.rcParams["axes.edgecolor"], linewidth=0.8)
+        axes.set_ylabel(f"gain of {names[0]}" if len(names) == 1 else "gain")
+
+    return draw
+
+
+def _draw_design(axes: Any, places: Sequence[str], values: np.ndarray) -> None:
+    draw_bars(axes, places, values[:, None])
+    if len(places) > LABELLED:
+        axes.set_xlabel("number of the design")
+
+
+def _listed(values: np.ndarray) -> str:
+    return ", ".join(f"{value:.2g}" for value in values)
 
 
 def _map_of(game: Game, values: np.ndarray) -> Callable[[Any], None]:
     def draw(axes: Any) -> None:
-        game.picture(axes, values, "")
+        if game.drawn:
+            game.picture(axes, values, "")
+            return
+        draw_bars(axes, names_of(game, "state", len(values)), values[:, None])
+        axes.set(xlabel="state", ylabel="visits")
 
     return draw
 
@@ -314,11 +458,11 @@ def _rate_map(game: Game, rate: np.ndarray, visits: np.ndarray) -> Callable[[Any
 
     def draw(axes: Any) -> None:
         if game.grid is None:
-            colours = np.where(rate > 0, "tab:red", "tab:blue")
-            axes.bar(range(len(rate)), rate, color=colours)
+            draw_bars(axes, names_of(game, "state", len(rate)), rate[:, None])
+            for bar, value in zip(axes.patches, rate, strict=True):
+                bar.set_color("tab:red" if value > 0 else "tab:blue")
             axes.axhline(0, color=matplotlib.rcParams["axes.edgecolor"], linewidth=0.8)
-            axes.locator_params(axis="x", integer=True)
-            axes.set(xlabel="state")
+            axes.set(xlabel="state", ylabel="rho(s)")
             return
         mean = _by_cell(game, rate, visits)
         game.grid.draw(axes, mean, "", cmap="coolwarm", vmin=-most, vmax=most)
@@ -347,27 +491,17 @@ def _by_cell(game: Game, values: np.ndarray, visits: np.ndarray) -> np.ndarray:
     return (weight.reshape(*weight.shape, *[1] * (layers.ndim - 2)) * layers).sum(0)
 
 
-def _bars(policy: np.ndarray) -> Callable[[Any], None]:
-    """Of probabilities [S, A]."""
+def _odds(game: Game, who: str, policy: np.ndarray) -> Callable[[Any], None]:
+    """Bars of a player's probabilities [S, A]."""
+    states, actions = (
+        names_of(game, kind, n) for kind, n in zip(("state", who), policy.shape, strict=True)
+    )
 
     def draw(axes: Any) -> None:
-        _draw_bars(axes, policy, "action")
-        axes.set(xlabel="state", ylim=(0, 1.15))  # room for the legend
+        axes.set(xlabel="state", ylabel="probability", ylim=(0, 1))
+        draw_bars(axes, states, policy, actions, title="action")
 
     return draw
-
-
-def _draw_bars(axes: Any, values: np.ndarray, what: str) -> None:
-    """values [S, A] side by side."""
-    states, actions = values.shape
-    width = 0.8 / actions
-    for a in range(actions):
-        places = np.arange(states) + (a - (actions - 1) / 2) * width
-        axes.bar(places, values[:, a], width, label=f"{what} {a}")
-    if states <= 20:
-        axes.set_xticks(range(states))
-    if 1 < actions <= 8:
-        axes.legend(fontsize="small", loc="upper center", ncols=min(actions, 4))
 
 
 def draw_panels(panels: Sequence[Panel]) -> Figure:
@@ -381,11 +515,12 @@ def draw_panels(panels: Sequence[Panel]) -> Figure:
 
 
 def draw_panel(panel: Panel, dark: bool = False) -> bytes:
-    """One panel as SVG, without a background, for a light or a dark page."""
-    ink = DARK_INK if dark else INK
+    """One panel as SVG, as a rule without a background, for a light or a dark page."""
+    ink = DARK_INK if dark and not panel.paper else INK
     names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     style: dict[Any, Any] = dict.fromkeys(names, ink)
-    style |= dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none")
+    face = "white" if panel.paper else "none"
+    style |= dict.fromkeys(("figure.facecolor", "axes.facecolor"), face)
     style["legend.framealpha"] = 0.0
     with matplotlib.rc_context(style):
         (axes,) = _panels(1, 4.2, 3.6)

@@ -2,7 +2,9 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -85,6 +87,8 @@ class Game(ABC):
     one_hot: bool = False  # does the leader observe which of finitely many states it is, one-hot?
     one_by_one: bool = False  # does `vector` step its copies one after the other?
     longest: int | None = None  # steps after which the game itself cuts episodes, if it does
+    names: Mapping[str, Sequence[str]] = MappingProxyType({})  # for pictures: of "state" (what is
+    # observed), "leader" and "follower" (what they do) the numbers, or else the choices
 
     leader_space: spaces.Space
     follower_space: spaces.Space
@@ -291,6 +295,11 @@ class Game(ABC):
     def grid(self) -> Grid | None:
         """Where the states lie, if they are cells of a grid."""
         return None
+
+    @property
+    def drawn(self) -> bool:
+        """Has the game a picture of its own, beyond bars?"""
+        return self.grid is not None or type(self).picture is not Game.picture
 
     def picture(self, axes: Any, values: np.ndarray, title: str) -> None:
         """Draw one number per state [S]; grids draw themselves as grids.

@@ -15,28 +15,35 @@ import numpy as np
 import torch
 
 from stackelberg import figures, registry
-from stackelberg.charts import NO_GAP, Group, charts, plotly
+from stackelberg.best_known import BestKnown
+from stackelberg.charts import COLOURS, NO_GAP, Group, charts, plotly
 from stackelberg.config import TrainConfig
 from stackelberg.errors import InputError
 from stackelberg.evaluation_result import predicted
-from stackelberg.frozen import of_run
+from stackelberg.frozen import frozen, load_leader
+from stackelberg.game import Game
 from stackelberg.run_directory import (
     check_writable,
     flat,
+    from_python,
     read_json,
     read_metrics,
+    require_run,
     unwritable,
     write_atomically,
 )
 from stackelberg.summary import half_widths
+from stackelberg.types import Leader
 
 PAGE = "report.html"
 PLOTLY = "plotly-basic.min.js"  # npm's plotly.js-basic-dist-min 4.1.1 as it is, under its licence
-FILM = "Before and after training"
 PLAY = "play.gif"  # below figures/, where a run's episodes are shown from
+PICTURED = 4  # groups of runs at most whose leaders are drawn
 DERIVED = ("game_model", "leader_model", "follower_settings")  # what settings come to
 SPEAKING = ("estimator", "access", "follower", "leader", "optimiser")  # values that need no key
 MEASURES = ("leader", "follower", "regret", "gap")
+
+_Table = tuple[list[str], list[list[str]]]  # heads and rows
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Run:
     metrics: Sequence[Mapping[str, Any]]
     summary: Mapping[str, Any] | None  # of the run as it is now, else None
     evaluation: Mapping[str, Any] | None
+    name: str = ""  # among those that are reported on
 
     @property
     def seeds(self) -> list[int]:
@@ -78,11 +86,13 @@ class Run:
 
         last = self.metrics[-1]
         steps = {f"{who}_steps": last[f"{who}_steps"] for who in ("leader", "follower")}
-        row = {"run": self.path.name or str(self.path), "seed": seed, "status": self.status} | steps
+        row = {"run": self.name, "seed": seed, "status": self.status} | steps
         row |= {"seconds": sum(r["seconds"] for r in self.metrics)}
         if self.summary is None:
-            row |= {"sampled": one(last["leader_return"]), "ci95": None, "regret": None}
-            row |= {"exact": one(last["leader_objective"]), "gap": one(last["follower_gap"])}
+            exact, best = one(last["leader_objective"]), self.optimum[0]
+            row |= {"sampled": one(last["leader_return"]), "ci95": None, "exact": exact}
+            row |= {"regret": None if exact is None or best is None else best - exact}
+            row |= {"gap": one(last["follower_gap"])}
             return row | {"follower": one(last["follower_return"])}
         ours, theirs = self.summary["leader_return"], self.summary["follower_return"]
         row |= {
@@ -93,11 +103,28 @@ class Run:
         row |= {"regret": one(self.summary["regret"]), "gap": one(self.summary["follower_gap"])}
         return row | {"follower": one(theirs["mean"])}
 
+    @cached_property
+    def optimum(self) -> tuple[float | None, str]:
+        """What the run is measured by, as its summary has it or else as known by now, in words."""
+        if self.summary is not None:
+            value, source = self.summary["optimum"], self.summary["optimum_source"]
+        else:
+            try:
+                value, source = BestKnown().optimum(load_leader(self.path).game)
+            except InputError:
+                value, source = None, None
+        if value is None:
+            return None, "optimum"
+        if source == "game":
+            return value, "optimum, by the game"
+        own = self.summary is not None and self.summary["new_best"]
+        return value, "best known, by this run" if own else "best known"
+
     @property
     def command(self) -> str | None:
         """The command that makes the same run again; None of one started from Python."""
         c = self.config
-        if c.get("leader") is None or c.get("game_options") is None:
+        if from_python(c):
             return None
         parts = ["stackelberg", "train", c["game"]]
         parts += _options("--game-option", c["game_options"])
@@ -121,13 +148,17 @@ def _options(flag: str, options: Mapping[str, Any] | None) -> list[str]:
     return [part for key, value in (options or {}).items() for part in (flag, f"{key}={value}")]
 
 
-def read_run(path: str | Path) -> Run:
+def read_run(path: str | Path, name: str | None = None) -> Run:
     """What a run directory holds; a run may be unfinished.
+
+    Args:
+        name: what to call it, as its folder unless given.
 
     Raises:
         InputError: if the folder is no run, has no outer iteration yet, or is damaged.
     """
     folder = Path(path)
+    require_run(folder)
     config = read_json(folder / "config.json", "the folder of a run")
     if not isinstance(config, dict) or not isinstance(config.get("seeds"), list):
         raise InputError(
@@ -143,7 +174,8 @@ def read_run(path: str | Path) -> Run:
     summary = _if_there(folder / "summary.json")
     if summary is not None and summary.get("outer_iterations") != len(metrics):
         summary = None  # of an earlier end, which the run has gone on from
-    run = Run(folder, config, metrics, summary, _if_there(folder / "evaluation.json"))
+    evaluation = _if_there(folder / "evaluation.json")
+    run = Run(folder, config, metrics, summary, evaluation, name or folder.resolve().name)
     try:
         run.rows, run.command, config["game"]
     except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -151,6 +183,15 @@ def read_run(path: str | Path) -> Run:
             "a run as `stackelberg train` writes it", f"{folder}: {error!r}", "put its files back"
         ) from error
     return run
+
+
+def distinct(paths: Sequence[Path]) -> list[str]:
+    """The last parts of every path, as many as tell them apart."""
+    parts = [path.parts for path in paths]
+    count = 1
+    while len({one[-count:] for one in parts}) < len(parts):
+        count += 1
+    return [str(Path(*one[-count:])) for one in parts]
 
 
 def _whole_lines(file: Path) -> int:
@@ -170,7 +211,13 @@ def _if_there(file: Path) -> dict[str, Any] | None:
     return found
 
 
-def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+def report(
+    runs: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    game: Game | None = None,
+    leader: Leader | None = None,
+) -> Path:
     """Write figures and one self-contained page of a run, or of several runs of one game.
 
     Runs that differ in nothing but their seeds are drawn as one curve, with 95 % intervals.
@@ -178,6 +225,9 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     Args:
         runs: run directories. out: the folder that takes report.html and figures/, the first run's
             unless given.
+        game, leader: for pictures of the first run, where that was started from Python: its game
+            and a leader of the same kind and size.
+
     Returns: the page.
     Raises:
         InputError: if a folder is no run or has no iteration yet, if runs are of different games,
@@ -187,7 +237,7 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     if not names or len(set(names)) < len(names):
         got = ", ".join(map(str, runs)) or "none"
         raise InputError("run directories, each named once", got, "name what train has written")
-    found = [read_run(run) for run in runs]
+    found = [read_run(run, name) for run, name in zip(runs, distinct(names), strict=True)]
     for one in found[1:]:
         if one.config["game"] != found[0].config["game"]:
             raise InputError(
@@ -199,13 +249,23 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     check_writable(folder)
     groups = grouped(found)
     drawn = charts([group for group, _ in groups])
-    sketches, panels, missing = _pictures(found[0])
+    evaluations = [made for run in found if (made := _evaluation(run)) is not None]
+    leaders = [members[0] for _, members in groups[:PICTURED]]
+    pictured = [_panels(found[0], game, leader), *map(_panels, leaders[1:])]
     files: dict[str, bytes] = {}
-    for name, figure in [(chart.name, figures.draw_chart(chart)) for chart in drawn] + sketches:
+    for name, figure in [
+        *((chart.name, figures.draw_chart(chart)) for chart in drawn),
+        *((f"game{_tail(i)}", figures.draw_panels(p)) for i, (p, _) in enumerate(pictured) if p),
+        *_figures(evaluations),
+    ]:
         for kind in ("png", "svg"):
             files[f"figures/{name}.{kind}"] = figures.drawn(figure, kind)
-    said = _story(found, groups) | {"panels": panels, "missing": missing}
-    said["filmed"] = any(panel["title"] == FILM for panel in panels)
+    said = _story(found, groups) | {"evaluations": evaluations}
+    said["players"] = [
+        {"of": f"{run.name}, seed {run.seeds[0]}", "panels": _images(panels), "missing": missing}
+        | {"film": _film(run), "play": _play(run)}
+        for run, (panels, missing) in zip(leaders, pictured, strict=True)
+    ]
     said |= {"charts": [{"name": c.name, "title": c.title} | plotly(c) for c in drawn]}
     files[PAGE] = _page(said).encode()
     try:
@@ -227,9 +287,7 @@ def grouped(runs: Sequence[Run]) -> list[tuple[Group, list[Run]]]:
     differ = _differing([group[0].settings for group in many])
     labels = [_label(group[0], differ) if len(many) > 1 else _seeds(group) for group in many]
     if len(set(labels)) < len(labels):
-        labels = [
-            f"{name} ({group[0].path.name})" for name, group in zip(labels, many, strict=True)
-        ]
+        labels = [f"{name} ({group[0].name})" for name, group in zip(labels, many, strict=True)]
     return [
         (Group(label, [run.metrics for run in group], *_best_known(group)), group)
         for label, group in zip(labels, many, strict=True)
@@ -247,7 +305,7 @@ def _label(run: Run, differ: Sequence[str]) -> str:
         value, name = run.settings.get(key), key.rpartition(".")[2].replace("_", " ")
         value = "default" if value is None else value
         parts.append(f"{value}" if key in SPEAKING else f"{name} {value}")
-    return ", ".join(parts) or run.path.name
+    return ", ".join(parts) or run.name
 
 
 def _seeds(runs: Sequence[Run]) -> str:
@@ -257,37 +315,61 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 def _best_known(runs: Sequence[Run]) -> tuple[float | None, str]:
     """The highest optimum that the runs have been measured by, and what it is called."""
-    known = [run.summary for run in runs if run.summary and run.summary["optimum"] is not None]
-    best = max(known, key=lambda summary: summary["optimum"], default=None)
-    if best is None:
-        return None, "best known"
-    return best["optimum"], "optimum" if best["optimum_source"] == "game" else "best known"
+    known = [run.optimum for run in runs if run.optimum[0] is not None]
+    return max(known, key=lambda one: one[0] or 0.0, default=(None, "optimum"))
 
 
 # ---------------------------------------------------------------- pictures
 
 
-def _pictures(run: Run) -> tuple[list[tuple[str, Any]], list[dict[str, str]], str | None]:
-    """Figures by name, pictures of the page, and what keeps them away."""
-    shown, sketches, missing = [], [], None
+def _panels(
+    run: Run, game: Game | None = None, leader: Leader | None = None
+) -> tuple[list[figures.Panel], str | None]:
+    """Pictures of the run's first leader, and what keeps them away."""
+    if run.command is None and (game is None or leader is None):
+        return [], (
+            "the run was started from Python. There, stackelberg.report.report(runs, game=game, "
+            "leader=leader) draws them"
+        )
     try:
-        leader = of_run("leader", run.path)[0]
-        panels = figures.game_panels(leader.game, leader.commitment)
+        saved = load_leader(run.path, game, leader)
+        first = frozen("leader", saved, saved.game)[0]
+        return figures.game_panels(first.game, first.commitment), None
     except InputError as error:
-        panels, missing = [], str(error)
-    if panels:
-        sketches.append(("game", figures.draw_panels(panels)))
-    for panel in panels:
-        image = {"title": panel.title, "about": panel.about}
-        image |= {"light": _uri(figures.draw_panel(panel), "image/svg+xml")}
-        image |= {"dark": _uri(figures.draw_panel(panel, dark=True), "image/svg+xml")}
-        shown.append(image)
-    film = run.path / "figures" / PLAY
-    if film.exists():
-        moving = _uri(film.read_bytes(), "image/gif")
-        about = "As stackelberg play has recorded it."
-        shown.append({"title": FILM, "about": about, "light": moving, "dark": moving})
-    return sketches, shown, missing
+        return [], str(error)
+
+
+def _images(panels: Sequence[figures.Panel]) -> list[dict[str, str]]:
+    return [
+        {"title": panel.title, "about": panel.about}
+        | {"light": _uri(figures.draw_panel(panel), "image/svg+xml")}
+        | {"dark": _uri(figures.draw_panel(panel, dark=True), "image/svg+xml")}
+        for panel in panels
+    ]
+
+
+def _film(run: Run) -> str | None:
+    file = run.path / "figures" / PLAY
+    return _uri(file.read_bytes(), "image/gif") if file.exists() else None
+
+
+def _figures(evaluations: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Of evaluations, by name; of several runs' each with a number."""
+    for i, one in enumerate(evaluations):
+        if one["cross_play"]:
+            yield f"cross_play{_tail(i)}", figures.cross_play(one["cross_play"])
+        if one["profile"]:
+            yield f"performance_profile{_tail(i)}", figures.profiles(one["groups"])
+
+
+def _tail(number: int) -> str:
+    """What tells figures of one kind apart."""
+    return f"_{number + 1}" if number else ""
+
+
+def _play(run: Run) -> str | None:
+    """The command that records a film of the run."""
+    return None if run.command is None else f"stackelberg play {shlex.quote(str(run.path))}"
 
 
 def _uri(data: bytes, kind: str) -> str:
@@ -301,17 +383,15 @@ def _story(runs: Sequence[Run], groups: Sequence[tuple[Group, list[Run]]]) -> di
     """All that the page says, in JSON."""
     first, differ = runs[0], _differing([group[0].settings for _, group in groups])
     keys = dict.fromkeys(key for _, group in groups for key in group[0].settings)
+    outcomes = [_outcome(group, members) for group, members in groups]
     return {
         "title": first.config["game"],
-        "sentence": _sentence(first, [group.label for group, _ in groups], len(runs)),
+        "sentence": _sentence(first, [group.label for group, _ in groups], differ, len(runs)),
         "about": _about(first.config["game"]),
-        "picture_of": f"{first.path.name}, seed {first.seeds[0]}",
-        "play": None
-        if first.command is None
-        else f"stackelberg play {shlex.quote(str(first.path))}",
-        "unfinished": [f"{run.path.name}: {run.status}" for run in runs if run.status],
-        "groups": [_outcome(group, members) for group, members in groups],
-        "runs": [row for run in runs for row in run.rows],
+        "unfinished": [f"{run.name}: {run.status}" for run in runs if run.status],
+        "groups": outcomes,
+        "comparison": _compared(outcomes) if len(outcomes) > 1 else None,
+        "runs": _listed([row for run in runs for row in run.rows]),
         "settings": [
             {
                 "key": key,
@@ -320,18 +400,20 @@ def _story(runs: Sequence[Run], groups: Sequence[tuple[Group, list[Run]]]) -> di
             }
             for key in keys
         ],
-        "evaluations": [found for run in runs for found in _evaluations(run)],
         "commands": [run.command for run in runs if run.command is not None],
+        "several": len(runs) > 1,
         "from_python": any(run.command is None for run in runs),
         "versions": next((run.summary["versions"] for run in runs if run.summary), None),
         "script": resources.files("stackelberg").joinpath("assets", PLOTLY).read_text(),
     }
 
 
-def _sentence(run: Run, labels: Sequence[str], count: int) -> str:
-    if len(labels) > 1:
-        return f"{count} runs: {'; '.join(labels)}."
+def _sentence(run: Run, labels: Sequence[str], differ: Sequence[str], count: int) -> str:
     c = run.config
+    if len(labels) > 1:
+        names = {"estimator": "trained by", "access": "at access", "follower": "against"}
+        alike = [f"{said} {c.get(key)}" for key, said in names.items() if key not in differ]
+        return f"{count} runs {' '.join(alike)}: {'; '.join(labels)}.".replace(" :", ":")
     leader = "" if c.get("leader") in (None, "default") else f" {c['leader']}"
     who = f"A{leader} leader" if count * len(run.seeds) == 1 else f"{leader} leaders".strip()
     return (
@@ -371,32 +453,65 @@ def _outcome(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def _compared(outcomes: Sequence[Mapping[str, Any]]) -> _Table:
+    heads = ["", "seeds", "leader's return", "optimum", "regret", "follower's gap"]
+    heads += ["leader steps", "follower steps", "seconds"]
+    return heads, [
+        [
+            one["label"] + (" (unfinished)" if one["status"] else ""),
+            str(one["seeds"]),
+            _with(one["leader"], one["half"]),
+            _number(one["optimum"])
+            + ("" if one["optimum"] is None else f" ({one['known_as'].removeprefix('optimum, ')})"),
+            _number(one["regret"], 2),
+            _gap(one["gap"]),
+            f"{one['leader_steps']:,}",
+            f"{one['follower_steps']:,}",
+            _number(one["seconds"], 3),
+        ]
+        for one in outcomes
+    ]
+
+
+def _listed(rows: Sequence[Mapping[str, Any]]) -> _Table:
+    heads = ["run", "seed", "sampled return", "exact", "regret", "follower's return"]
+    return [*heads, "follower's gap"], [
+        [
+            row["run"] + (" (unfinished)" if row["status"] else ""),
+            str(row["seed"]),
+            _with(row["sampled"], row["ci95"]),
+            _number(row["exact"]),
+            _number(row["regret"], 2),
+            _number(row["follower"]),
+            _gap(row["gap"]),
+        ]
+        for row in rows
+    ]
+
+
 def _mean(column: Sequence[float | None]) -> float | None:
     known = [value for value in column if value is not None]
     return float(np.mean(known)) if len(known) == len(column) else None
 
 
-def _evaluations(run: Run) -> Iterator[dict[str, Any]]:
-    """The tables of the run's evaluation.json."""
+def _evaluation(run: Run) -> dict[str, Any] | None:
+    """What the run's evaluation.json has for the page."""
     found = run.evaluation
     if found is None:
-        return
+        return None
     try:
-        several = len(found["leaders"]) > 1
         promised = {one["name"]: predicted(one) for one in found["leaders"]}
-        exact = {(s["leader"], s["temperature"]): s["objective"] for s in found["standings"]}
-        yield {
-            "run": run.path.name,
-            "several": several,
-            "rows": [
-                {k: one[k] for k in _EVALUATED}
-                | {"predicted": promised[one["leader"]]}
-                | {"exact": exact[one["leader"], one["temperature"]]}
-                for one in found["summary"]
-            ],
-            "groups": found["groups"] if several else [],
-            "comparisons": found["comparisons"],
+        groups = found["groups"]
+        return {
+            "run": run.name,
+            "worth": _worth(found["standings"], promised),
+            "met": _met(found["summary"]),
+            "sampled": any(one["regret_source"] == "sampled" for one in found["summary"]),
+            "groups": groups,
+            "lines": [*map(_of_group, groups), *map(_of_comparison, found["comparisons"])],
+            "cross_play": found["cross_play"],
             "matrices": [_matrix(one) for one in found["cross_play"]],
+            "profile": _profile(run.name, groups) if len(groups) > 1 else None,
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
@@ -406,19 +521,73 @@ def _evaluations(run: Run) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-_EVALUATED = (
-    "leader",
-    "follower",
-    "temperature",
-    "seeds",
-    "leader_discounted",
-    "leader_discounted_ci95",
-    "leader_undiscounted",
-    "follower_discounted",
-    "follower_discounted_ci95",
-    "follower_gap",
-    "regret",
-)
+def _worth(standings: Sequence[Mapping[str, Any]], promised: Mapping[str, float | None]) -> _Table:
+    heads = ["leader", "temperature", "predicted", "exact", "optimum", "regret"]
+    return heads, [
+        [
+            one["leader"],
+            _number(one["temperature"], 3),
+            _number(promised[one["leader"]]),
+            "-inf" if one.get("diverges") else _number(one["objective"]),
+            _known(one),
+            "inf" if one.get("diverges") else _number(one["regret"], 2),
+        ]
+        for one in standings
+    ]
+
+
+def _met(summary: Sequence[Mapping[str, Any]]) -> _Table:
+    sampled = any(one["regret_source"] == "sampled" for one in summary)
+    heads = ["leader", "follower", "temperature", "seeds", "leader's return", "undiscounted"]
+    heads += ["follower's return", "its gap"] + ["regret, sampled"] * sampled
+    names = "leader_discounted", "leader_undiscounted", "follower_discounted"
+    return heads, [
+        [one["leader"], one["follower"], _number(one["temperature"], 3), str(one["seeds"])]
+        + [_with(one[name], one[f"{name}_ci95"]) for name in names]
+        + [_gap(one["follower_gap"])]
+        + [_number(one["regret"], 2)] * sampled
+        for one in summary
+    ]
+
+
+def _of_group(one: Mapping[str, Any]) -> str:
+    runs = _runs(min(one["runs"]), one.get("run", "run"))
+    runs += f" in each of {len(one['runs'])} tasks" if len(one["runs"]) > 1 else ""
+    value = f"{one['group']}: interquartile mean of the leader's return {_number(one['iqm'])}"
+    return value + _interval(one["interval"], runs)
+
+
+def _of_comparison(one: Mapping[str, Any]) -> str:
+    runs = " against ".join(map(_runs, one.get("runs", ()), one.get("run", ())))
+    value = f"P({one['group']} does better than {one['over']}) = {one['probability']:.2g}"
+    return value + _interval(one["interval"], runs or "runs")
+
+
+def _runs(count: int, run: str) -> str:
+    return f"{count} {run}{'s' if count > 1 else ''}" + " of one leader" * (run == "follower")
+
+
+def _interval(ends: Sequence[float] | None, runs: str) -> str:
+    if ends is None:
+        return f" ({runs}: too few for an interval)"
+    return f" [{', '.join(map(_number, ends))}] ({runs})"
+
+
+def _profile(run: str, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Performance profiles for Plotly."""
+    data: list[dict[str, Any]] = [
+        {"x": one["thresholds"], "steps": one["thresholds"], "y": one["profile"]}
+        | {"name": one["group"], "mode": "lines", "hovertemplate": "%{y:.0%}"}
+        | {"line": {"shape": "hv", "width": 2, "color": COLOURS[i % len(COLOURS)]}}
+        for i, one in enumerate(groups)
+    ]
+    title = "leader's discounted return"
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": title}, "unifiedhovertitle": {"text": "above %{x:.5g}"}},
+        "yaxis": {"title": {"text": "share of runs above"}, "range": [-0.03, 1.03]},
+        "showlegend": True,
+    }
+    return {"name": f"profile {run}", "data": data, "layout": layout}
 
 
 def _matrix(one: Mapping[str, Any]) -> dict[str, Any]:
@@ -455,6 +624,19 @@ def _page(said: Mapping[str, Any]) -> str:
 
 def _number(value: Any, digits: int = 5) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
+
+
+def _with(value: float | None, half: float | None) -> str:
+    return _number(value) + ("" if half is None else f" ± {_number(half, 2)}")
+
+
+def _known(standing: Mapping[str, Any]) -> str:
+    """An optimum and where it comes from."""
+    if standing["optimum"] is None:
+        return "unknown"
+    source = "by the game" if standing.get("optimum_source") == "game" else "best known"
+    source += ", this leader" if standing.get("optimum_is_own") else ""
+    return f"{_number(standing['optimum'])} ({source})"
 
 
 def _gap(value: float | None) -> str:

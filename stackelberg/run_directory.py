@@ -217,6 +217,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return there
 
 
+def from_python(config: Any) -> bool:
+    """Was the run started from Python, so that its game and leader have no names to go by?"""
+    return config.get("leader") is None or config.get("game_options") is None
+
+
 def read_metrics(path: str | Path, count: int | None = None) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl, or its first `count`.
 

@@ -6,12 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from written_runs import FILMED, moved, write_run
 
+from agents import ExactFollower, LinearGaussian
 from games import discrete_toy
-from stackelberg import cli, film, registry
-from stackelberg.types import Commitment, TabularResponse
+from games.linear import LinearGame
+from stackelberg import Coordinator, InputError, TrainConfig, cli, film, registry
+from stackelberg.episode import draw_numbers, numbers
+from stackelberg.types import Commitment, TabularResponse, commit
 
 ONE_LINE = r"^stackelberg: expected [^\n]+; got [^\n]+; [^\n]+\n$"
 
@@ -19,13 +23,20 @@ ONE_LINE = r"^stackelberg: expected [^\n]+; got [^\n]+; [^\n]+\n$"
 @pytest.fixture
 def blank(monkeypatch) -> list:
     """Pictures of nothing, at no cost; what was to be drawn."""
-    asked = []
+    asked, drawn = [], []
 
-    def draw(game, pair, episode=None):
+    def scene(game, pair, episode=None, places=()):
         asked.append((pair, episode))
-        return np.full((2, 4, 3), len(asked) % 256, np.uint8)
+        return Figure()
 
-    monkeypatch.setattr(film, "draw", draw)
+    def pixels(figure):
+        drawn.append(figure)
+        bits = np.unpackbits(np.array([len(drawn) % 256], np.uint8)).reshape(2, 4, 1)
+        return np.repeat(255 * bits, 3, 2)
+
+    monkeypatch.setattr(film, "scene", scene)
+    monkeypatch.setattr(film, "_drawn", pixels)
+    monkeypatch.setattr(film, "_curves", lambda game, sides: (lambda *_: [], film.SIDES))
     return asked
 
 
@@ -43,6 +54,137 @@ def test_every_shipped_game_can_be_filmed(name, tmp_path):
         assert len(np.unique(a.reshape(-1, 3), axis=0)) > 3  # something is drawn
         assert not np.array_equal(a, b)
     assert (tmp_path / "out.gif").stat().st_size < 300_000
+
+
+class Stock(LinearGame):
+    """A user's own: s' = s + a + b, of which nothing is drawn but numbers."""
+
+
+def stock() -> Stock:
+    cost = np.diag([0.0, 1.0, 1.0, 1.0])
+    step = np.array([[0.0, 1.0, 1.0, 1.0]])
+    game = Stock(step, cost, cost, initial_mean=[5.0], horizon=12, name="stock", temperature=0.1)
+    game.names = {"state": ["stock"], "leader": ["order"]}
+    return game
+
+
+def _played(game, std=0.1) -> list:
+    leader = LinearGaussian(1, 1, std=std)
+    with torch.no_grad():
+        commitment = commit(game, leader)
+    response = ExactFollower().best_respond(game, commitment, [0])
+    return film.record(game, commitment, response, [0])
+
+
+def test_an_episode_in_numbers_state_and_actions_by_their_names():
+    game = stock()
+    moments = _played(game)
+    state, order, answer = numbers(game, moments)
+    assert (state.names, order.names) == (["stock"], ["order"])
+    assert answer.names == ["follower's action"]
+    assert state.values[:, 0].tolist() == [m.observation[0] for m in moments]
+    assert order.values[1:, 0].tolist() == [m.moves[0][0] for m in moments[1:]]
+    assert answer.values[1:, 0].tolist() == [m.moves[1][0] for m in moments[1:]]
+    toy = discrete_toy.game(horizon=2)
+    even = Commitment(torch.full((1, 3, 2), 0.5).double())
+    told = numbers(toy, film.record(toy, even, ExactFollower().best_respond(toy, even, [0]), [0]))
+    assert [one.names for one in told] == [[*"SAB"], ["open", "close"], [*"SAB"]]
+    assert told[0].values.shape == (3, 1)
+    assert told[0].values[0] == 0
+
+
+def test_both_sides_are_drawn_on_common_scales():
+    game = stock()
+    sides = [_played(game, std) for std in (0.1, 2.0)]
+    figure = Figure()
+    rows = figure.subplots(3, 2)
+    grown = draw_numbers(rows, [numbers(game, moments) for moments in sides])
+    assert len(grown) == 6
+    for row in rows:
+        assert row[0].get_ylim() == row[1].get_ylim()
+        assert row[0].get_xlim() == row[1].get_xlim() == (0, 12)
+        low, high = row[0].get_ylim()
+        every = np.concatenate([axes.lines[0].get_ydata() for axes in row])
+        assert low < every.min() < every.max() < high
+        assert high - low < 1.5 * np.ptp(every)
+    assert [row[0].get_ylabel() for row in rows] == ["stock", "order", "follower's\naction"]
+
+
+def test_curves_grow_with_the_film():
+    game = stock()
+    sides = [[_played(game)], [_played(game, 2.0)]]
+    curves, places = film._curves(game, sides)
+    shots = [curves(0, [side[0][t] for side in sides])[0] for t in (0, 6, 12)]
+    width = shots[0].shape[1]
+    for left, right in places:
+        middle = round((left + right) / 2 * width)
+        first, half, whole = (
+            shot[:, round(left * width) + 4 : middle - 4].astype(int) for shot in shots
+        )
+        assert not np.array_equal(first, half)
+        assert np.array_equal(half, whole)  # until then
+        rest = slice(middle + 4, round(right * width) - 4)
+        assert np.array_equal(shots[0][:, rest], shots[1][:, rest])  # nothing yet
+        assert not np.array_equal(shots[1][:, rest], shots[2][:, rest])
+
+
+def test_scales_that_pictures_take_from_data_are_common():
+    game = registry.make_game("lqr")
+    far = film.Moment(1, np.array([3.0, 0.0]), (np.zeros(1), np.zeros(1)), (0.0, 0.0), False)
+    near = far._replace(observation=np.zeros(2))
+    figures = [film.scene(game, pair) for pair in ((near, near), (near, far))]
+    every = [axes for figure in figures for axes in figure.axes]
+    assert len({axes.get_xlim() for axes in every}) == 2
+    film.common_scales(every)
+    assert all(axes.get_xlim() == pytest.approx((-3.6, 3.6)) for axes in every)
+
+
+def test_rows_that_are_always_blank_are_left_out():
+    frames = [(np.full((100, 3, 3), 255, np.uint8), 1) for _ in range(2)]
+    frames[0][0][40, 1] = frames[1][0][90, 2] = 0
+    one, two = (picture for picture, _ in film._closed(frames))
+    assert len(one) == len(two) == film.BLANK + 1 + film.BLANK + 1 + 9
+    assert not one[film.BLANK, 1].any()
+    assert not two[-10, 2].any()
+
+
+def test_every_picture_of_a_film_has_the_same_scales(tmp_path, monkeypatch):
+    figures, drawn = [], film._drawn
+    monkeypatch.setattr(film, "_drawn", lambda figure: figures.append(figure) or drawn(figure))
+    film.film(write_run(tmp_path, "duopoly"), tmp_path / "a.gif")
+    markets = [axes for figure in figures[2:] for axes in figure.axes]
+    assert len(markets) == 6
+    assert len({axes.get_xlim() for axes in markets}) == 1
+    assert len({axes.get_ylim() for axes in markets}) == 1
+    assert markets[0].get_xlim()[1] > markets[0].lines[0].get_xdata().max()
+
+
+def test_a_run_from_python_is_filmed_with_its_game_and_leader(tmp_path, capsys):
+    game, config = stock(), TrainConfig(iterations=2, evaluation_episodes=2)
+    run, gif = tmp_path / "run", tmp_path / "out.gif"
+    leader, met = LinearGaussian(1, 1), []
+    Coordinator(game, leader, ExactFollower(), config, out=run).run()
+    assert cli.main(["play", str(run)]) == 2
+    assert "film(run, gif, game=game, leader=leader)" in capsys.readouterr().err
+    begun = LinearGaussian(1, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        record = film.record
+        patch.setattr(film, "record", lambda g, c, *a: met.append(c.box.gain()) or record(g, c, *a))
+        assert film.film(run, gif, game=game, leader=begun, follower=ExactFollower()) == gif
+    assert torch.equal(met[0], begun.gain())
+    assert torch.equal(met[1], leader.gain())
+    assert not torch.equal(*met)
+    with Image.open(gif) as made:
+        assert made.n_frames == 13
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_drawn(tmp_path, blank):
+    run = write_run(tmp_path / "run", "matrix")
+    with pytest.raises(InputError, match="a folder that can be written"):
+        film.film(run, Path("/proc/nowhere/out.gif"))
+    with pytest.raises(InputError, match="a folder that can be written"):
+        film.film(run, tmp_path / ("x" * 300) / "out.gif")
+    assert not blank
 
 
 def test_an_episode_by_hand():
@@ -151,7 +293,7 @@ def test_an_interrupted_film_is_not_written(tmp_path, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(film, "draw", stop)
+    monkeypatch.setattr(film, "scene", stop)
     assert cli.main(["play", str(run), "--gif", str(tmp_path / "out.gif")]) == 130
     assert (tmp_path / "out.gif").read_bytes() == b"the last one"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.gif", "run"]

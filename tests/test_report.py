@@ -15,13 +15,23 @@ from matplotlib.figure import Figure
 from scipy import stats
 from written_runs import FILMED, write_run
 
-from agents import ExactFollower, TabularSoftmax
-from games import discrete_toy, four_rooms
-from stackelberg import Coordinator, InputError, TrainConfig, cli, exact, figures, report
+from agents import ExactFollower, LinearGaussian, TabularSoftmax
+from games import cart_pole, discrete_toy, duopoly, four_rooms
+from stackelberg import (
+    Coordinator,
+    InputError,
+    TrainConfig,
+    cli,
+    exact,
+    figures,
+    registry,
+    report,
+)
 from stackelberg.charts import charts
+from stackelberg.episode import record
 from stackelberg.evaluation_result import EvaluationResult
 from stackelberg.grid import Grid
-from stackelberg.types import Commitment
+from stackelberg.types import Commitment, commit
 
 ONE_LINE = r"^stackelberg: expected [^\n]+; got [^\n]+; [^\n]+\n$"
 QUICK = ["--iterations", "5", "--evaluation-episodes", "5", "--quiet"]
@@ -117,7 +127,9 @@ def test_it_says_what_was_run_and_what_came_out(runs):
     summary = json.loads(Path("toy0/summary.json").read_text())
     for value in (summary["leader_return"]["exact"], summary["optimum"]):
         assert f"{value:.5g}" in page.cells
-    assert f"{summary['leader_return']['mean']:.5g}" in page.cells
+    told = summary["leader_return"]
+    assert f"{told['mean']:.5g} ± {told['ci95']:.2g}" in page.cells
+    assert "Optimum, by the game" in page.cells
     assert "trained by expected-trace at access value against the follower exact" in page.words
     assert "5 outer iterations, seed 0" in page.words
     assert all(f"{name} {version}" in page.words for name, version in summary["versions"].items())
@@ -156,10 +168,71 @@ def test_the_same_panel_makes_the_same_bytes():
 def test_every_shipped_game_has_its_page(name, tmp_path, undrawn):
     page = page_of(write_run(tmp_path / "run", name))
     assert "unfinished: 3 of 100 outer iterations" in page.words
-    tables, drawn = ("discrete_toy", "four_rooms", "matrix"), page.tags.count("img")
-    assert drawn == 4 if name in tables else drawn == ("sac" not in FILMED[name])
+    titles = {
+        "discrete_toy": ["Leader's policy", "Follower's best response", "Visits", "Exchange rate"],
+        "four_rooms": ["Leader's design", "Follower's best response", "Visits", "Exchange rate"],
+        "building": ["Leader's design", "Follower's best response", "An episode", "The game"],
+        "lqr": ["Leader's gains", "Follower's best response", "An episode", "The game"],
+        "cart_pole": ["Leader's rule", "The game"],
+    }
+    alike = {
+        "matrix": "discrete_toy",
+        "warehouse": "four_rooms",
+        "duopoly": "lqr",
+        "pendulum": "cart_pole",
+    }
+    shown = titles[alike.get(name, name)]
+    assert page.tags.count("img") == len(shown)
+    assert set(shown) <= set(page.cells)
     assert "direct term" in page.source
     assert "No pictures" not in page.words
+
+
+def test_what_a_game_without_tables_shows_is_true():
+    """A duopoly: what the bars weigh is what the follower does; the episode is one of the two."""
+    game, leader = duopoly.game(), LinearGaussian(1, 1, std=0.3)
+    with torch.no_grad():
+        commitment = commit(game, leader)
+    response = ExactFollower().best_respond(game, commitment, [0])
+    drawn = panels_of(game, commitment)
+    ours, theirs = drawn["Leader's gains"], drawn["Follower's best response"]
+    assert heights(ours) == pytest.approx(leader.gain()[0, 0].tolist())
+    assert heights(theirs) == pytest.approx(response.answer.gain[0, 0].tolist())
+    named = [[tick.get_text() for tick in axes.get_xticklabels()] for axes in (ours, theirs)]
+    assert named == [["constant", "demand"], ["constant", "demand", "leader's quantity"]]
+    rows = drawn["An episode"].child_axes
+    assert [axes.get_ylabel() for axes in rows] == [
+        *("demand", "leader's\nquantity", "follower's\nquantity")
+    ]
+    state, order, answer = (axes.lines[0].get_ydata() for axes in rows)
+    seen = torch.from_numpy(np.stack([state[:-1], order[1:]], 1))
+    missed = (
+        answer[1:]
+        - response.answer.gain[0, 0, 0].item()
+        - (seen @ response.answer.gain[0, 0, 1:]).numpy()
+    )
+    spread = response.answer.covariance[0, 0, 0].sqrt().item()
+    assert missed.std() == pytest.approx(spread, rel=0.4)
+    assert abs(missed.mean()) < spread
+
+
+def test_a_networks_rule_is_drawn_as_it_acts():
+    game = cart_pole.game(horizon=20)
+    leader = registry.load("leaders", "mlp")(game, (3,))
+    with torch.no_grad():
+        commitment = commit(game, leader)
+    axes = panels_of(game, commitment)["Leader's rule"]
+    anything = figures._Anything(game.follower_space)
+    start = torch.from_numpy(record(game, commitment, anything, [0])[0].observation)
+    labels = [line.get_label() for line in axes.lines]
+    assert [label.partition(",")[0] for label in labels] == list(game.names["state"])
+    for i, (line, label) in enumerate(zip(axes.lines, labels, strict=True)):
+        low, high = (float(end) for end in label.partition(", ")[2].split(" to "))
+        moved = start.repeat(figures.POINTS, 1)
+        moved[:, i] = torch.linspace(low, high, figures.POINTS)
+        with torch.no_grad():
+            done = leader.act(moved, torch.zeros(1, figures.POINTS, 1).double())[0, :, 0]
+        assert line.get_ydata() == pytest.approx(done.numpy(), abs=0.02 * np.ptp(done.numpy()))
 
 
 def test_a_film_of_the_run_is_shown(runs):
@@ -183,7 +256,7 @@ def test_runs_that_differ_in_seeds_are_one_curve_with_its_interval(runs):
     assert high["y"] == pytest.approx(values.mean(0) + half)
     assert mean["steps"] == metrics("toy0", "leader_steps")
     drawn = {one.get("name"): one for one in page.charts()["learning_curves"]["data"]}
-    line = drawn["optimum"]
+    line = drawn["optimum, by the game"]
     assert line["y"] == pytest.approx([discrete_toy.OPTIMA[1.0]] * 2)
 
 
@@ -235,6 +308,12 @@ def test_what_tells_runs_apart_names_their_curves(runs):
     assert [len(curve.mean) for curve in chart.curves] == [5, 5, 6]
     page = page_of("toy0", "naive")
     assert {"expected-trace", "naive"} <= set(page.cells)
+    assert "2 runs at access value against exact: expected-trace; naive." in page.cells
+    leaders = [said for said in page.cells if said.startswith("The leader of ")]
+    assert leaders == ["The leader of toy0, seed 0.", "The leader of naive, seed 0"]
+    assert page.tags.count("img") == 8
+    assert {"game.svg", "game_2.svg"} <= {p.name for p in Path("toy0/figures").iterdir()}
+    assert page.charts()["gradient_cosine"]["layout"]["showlegend"]
 
 
 def test_leaders_side_by_side_from_python(tmp_path, undrawn):
@@ -245,7 +324,21 @@ def test_leaders_side_by_side_from_python(tmp_path, undrawn):
     assert page.charts()["learning_curves"]["data"][2]["name"] == "mean of 3 seeds"
     assert "over 3 seeds" in page.words
     assert "Started from Python" in page.words
-    assert "No pictures of the leader" in page.words
+    assert "No pictures of the leader: the run was started from Python" in page.words
+    assert page.tags.count("img") == 0
+    page = Page(report.report([tmp_path / "run"], game=game, leader=TabularSoftmax(3, 2, range(3))))
+    assert "No pictures" not in page.words
+    assert page.tags.count("img") == 4
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(runs):
+    for folder in ("here", "there"):
+        shutil.copytree("toy0", f"{folder}/run")
+    shutil.copytree("naive", "there/other")
+    page = page_of("here/run", "there/run", "there/other")
+    assert {"here/run", "there/run", "there/other"} <= set(page.cells)
+    assert "toy0" not in page.cells
+    assert {"run", "other"} <= set(page_of("here/run", "there/other").cells)
 
 
 # ---------------------------------------------------------------- unfinished runs
@@ -258,6 +351,9 @@ def test_an_unfinished_run_is_reported_as_far_as_it_goes(runs):
     file.write_text("".join(lines[:3]) + lines[3][:40])  # it is being written
     page = page_of("toy0")
     assert "toy0: unfinished: 3 of 5 outer iterations" in page.words
+    assert "Optimum, by the game" in page.cells
+    last = json.loads(lines[2])["leader_objective"]
+    assert f"{discrete_toy.OPTIMA[1.0] - last:.2g}" in page.cells
     assert len(page.charts()["learning_curves"]["data"][0]["y"]) == 3
 
 
@@ -313,8 +409,8 @@ def evaluated(folder: Path) -> EvaluationResult:
                 names += "follower_discounted", "follower_undiscounted"
                 row |= dict.fromkeys(names, value) | {f"{name}_ci95": 1.0 for name in names}
                 rows.append(row)
-    standing = {"temperature": 0.05, "objective": 1.0, "optimum": 2.0, "regret": 0.75}
-    standing |= {"diverges": False, "optimum_source": "game", "optimum_is_own": False}
+    standing = {"temperature": 0.05, "objective": 1.25, "optimum": 2.0, "regret": 0.75}
+    standing |= {"optimum_source": "best known", "optimum_is_own": False, "diverges": False}
     result = EvaluationResult(
         about={"game": "discrete_toy"},
         leaders=[
@@ -334,14 +430,42 @@ def test_an_evaluation_is_shown_with_its_cross_play(runs):
     page = page_of("toy0")
     assert "Evaluation against fresh followers" in page.words
     half = stats.t.ppf(0.975, 1) * 0.5
-    for said in ("10.5", "40.5", f"{half:.2g}", "0.25", "0.75"):
-        assert said in page.cells
-    at = page.cells.index("predicted")
-    assert page.cells[at : at + 3] == ["predicted", "exact", "regret"]
-    assert page.cells[at + 12 : at + 16] == ["0.25", "33.5", "1", "0.75"]
-    start = page.cells.index("Cross-play, exact at temperature 0.05")
-    shown = page.cells[start + 2 : start + 10]
+    heads = ["leader", "temperature", "predicted", "exact", "optimum", "regret"]
+    at = page.cells.index("predicted") - 2
+    assert page.cells[at : at + 6] == heads
+    worth = ["a", "0.05", "33.5", "1.25", "2 (best known)", "0.75"]
+    assert page.cells[at + 6 : at + 12] == worth
+    met = page.cells.index("its gap")
+    told = f"10.5 ± {half:.2g}"
+    assert page.cells[met + 1 : met + 9] == ["a", "exact", "0.05", "2", told, told, told, "0.25"]
+    start = page.cells.index("exact at temperature 0.05")
+    shown = page.cells[start + 1 : start + 9]
     assert shown == ["a", "b", "a", "10.5", "20.5", "b", "30.5", "40.5"]
+    drawn = {p.name for p in Path("toy0/figures").iterdir()}
+    names = "cross_play", "performance_profile"
+    assert drawn >= {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+
+
+def test_too_few_runs_have_no_interval(runs):
+    evaluated(Path("toy0"))
+    file = Path("toy0/evaluation.json")
+    found = json.loads(file.read_text())
+    for one in found["groups"] + found["comparisons"]:
+        several = "over" in one
+        one |= {"interval": None, "runs": [3, 2] if several else [3]}
+        one |= {"run": ["training run", "follower"] if several else "training run"}
+    file.write_text(json.dumps(found))
+    page = page_of("toy0")
+    few = "3 training runs: too few for an interval"
+    assert f"naive: interquartile mean of the leader's return 10.5 ({few})" in page.cells
+    few = "3 training runs against 2 followers of one leader: too few for an interval"
+    assert f"P(naive does better than es) = 0 ({few})" in page.cells
+    found["groups"][0]["interval"] = [9.5, 11.5]
+    file.write_text(json.dumps(found))
+    assert "return 10.5 [9.5, 11.5] (3 training runs)" in page_of("toy0").words
+    found["standings"][0] |= {"diverges": True, "objective": None, "regret": None}
+    file.write_text(json.dumps(found))
+    assert "-inf" in page_of("toy0").cells
 
 
 # ---------------------------------------------------------------- pictures of games
@@ -434,7 +558,7 @@ def _damage(path: str, text: str):
 @pytest.mark.parametrize(
     ("change", "arguments", "said"),
     [
-        (None, ["nowhere"], "the folder of a run; got nowhere"),
+        (None, ["nowhere"], "the folder of a run.*got nowhere, which is not there"),
         (None, ["."], "the folder of a run"),
         (None, ["toy0", "rooms"], "runs of one game, 'discrete_toy' as in toy0; got 'four_rooms'"),
         (None, ["toy0", "toy1", "toy0"], "run directories, each named once"),
@@ -585,11 +709,13 @@ def _curves(browser: Browser, chart: str) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("name", ["one", "several"])
-@pytest.mark.parametrize("width", [1280, 380])
+@pytest.mark.parametrize("width", [1280, 768, 380])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser(browser, pages, name, width, scheme):
     browser.open(pages[name], width, scheme)
     assert browser.ask("document.documentElement.scrollWidth") <= width
+    tables = "[...document.querySelectorAll('.stack')].map(t => t.parentNode)"
+    assert browser.ask(f"{tables}.every(t => t.scrollWidth <= t.clientWidth)")
     style = "getComputedStyle(document.body)"
     ink, paper = (_numbers(browser.ask(f"{style}.{x}")) for x in ("color", "backgroundColor"))
     dark, bright = (paper, ink) if scheme == "dark" else (ink, paper)
@@ -607,13 +733,16 @@ def test_in_a_browser(browser, pages, name, width, scheme):
 
 
 def test_colours_and_curves_change_on_the_open_page(browser, pages):
+    from selenium.webdriver.support.wait import WebDriverWait
+
     browser.open(pages["several"])
     ink = "document.querySelector('.xtick text').style.fill"
     image = "document.querySelector('picture img').currentSrc"
     before = browser.ask(ink), browser.ask(image)
     browser.colours("dark")
-    assert browser.ask(ink) != before[0]
-    assert browser.ask(image) != before[1]
+    wait = WebDriverWait(browser.driver, 10, 0.05)
+    wait.until(lambda _: browser.ask(ink) != before[0])
+    wait.until(lambda _: browser.ask(image) != before[1])
     traces = "document.getElementById('learning_curves').data"
     iterations = browser.ask(f"{traces}[0].x")
     browser.driver.find_element("css selector", "option[value=steps]").click()

@@ -26,6 +26,7 @@ LITTLE = {"first_steps": "64", "copies": "8"}
 FILMED = {  # follower, options of the game and of the follower
     "discrete_toy": ("exact", {"horizon": "2"}, {}),
     "four_rooms": ("exact", {"horizon": "2"}, {}),
+    "warehouse": ("exact", {"horizon": "2"}, {}),
     "matrix": ("exact", {}, {}),
     "lqr": ("exact", {"horizon": "2"}, {}),
     "building": ("exact", {"horizon": "2"}, {}),
