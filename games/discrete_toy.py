@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from matplotlib.patches import Circle, FancyArrowPatch
 
 from games.tabular import TabularGame
 from stackelberg.environment import Environment
@@ -24,7 +25,45 @@ STANDARD = {
 OPTIMA = {1.0: 34.99264127975078, 2.0: 39.94021106430793}
 
 
-def game(bonus: float = 1.0, **settings: Any) -> TabularGame:
+PLACES = {S: (0.0, 0.0), A: (1.0, 0.9), B: (2.0, 0.0)}
+BLUE = np.array([0.12, 0.47, 0.71])
+WAYS = [(S, A), (S, B), (A, S), (A, B), (B, S)]
+
+
+class DiscreteToy(TabularGame):
+    """The game, drawn as its three states and the ways between them."""
+
+    def picture(self, axes: Any, values: np.ndarray, title: str) -> None:
+        """The states, the darker the larger their number; a state reached stands alone."""
+        for start, end in WAYS:
+            _arrow(axes, start, end, color="0.8")
+        largest, place = max(values.max(), 1e-12), values.sum() == values.max() == 1
+        for state, (x, y) in PLACES.items():
+            share = values[state] / largest
+            colour = "white" if share > 0.5 else "black"
+            circle = {"facecolor": 1 - share * (1 - BLUE), "edgecolor": "0.5"}
+            axes.add_patch(Circle((x, y), 0.22, zorder=2, **circle))
+            number = "" if place else f"\n{values[state]:.3g}"
+            text = {"ha": "center", "va": "center", "zorder": 3, "color": colour}
+            axes.text(x, y, NAMES["state"][state] + number, **text)
+        axes.set(title=title, xlim=(-0.4, 2.4), ylim=(-0.6, 1.4), xticks=[], yticks=[])
+        axes.set_aspect("equal")
+
+    def picture_moves(
+        self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
+    ) -> None:
+        """What both chose, by name."""
+        ours, theirs = NAMES["leader"][int(leader_action)], NAMES["follower"][int(follower_action)]
+        axes.set_xlabel(f"leader: {ours} A, follower: to {theirs}")
+
+
+def _arrow(axes: Any, start: int, end: int, **style: Any) -> None:
+    style |= {"arrowstyle": "-|>", "mutation_scale": 12, "shrinkA": 24, "shrinkB": 24}
+    style |= {"connectionstyle": "arc3,rad=0.12"}
+    axes.add_patch(FancyArrowPatch(PLACES[start], PLACES[end], **style))
+
+
+def game(bonus: float = 1.0, **settings: Any) -> DiscreteToy:
     """A follower walks between S, A and B; the leader wants it to leave S for A.
 
     Description: from S the follower may go to A or B (each pays it 1), from A back to S or on to B,
@@ -52,7 +91,7 @@ def game(bonus: float = 1.0, **settings: Any) -> TabularGame:
     changed = {key: value for key, value in settings.items() if key not in ("horizon", "optimum")}
     known = OPTIMA.get(float(bonus)) if changed.items() <= STANDARD.items() else None
     defaults = {"temperature": 0.05, "horizon": 150, "optimum": known}
-    made = TabularGame(np.eye(3)[to], leader, follower, name="discrete_toy", **defaults | settings)
+    made = DiscreteToy(np.eye(3)[to], leader, follower, name="discrete_toy", **defaults | settings)
     made.names = NAMES
     return made
 

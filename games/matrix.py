@@ -4,22 +4,62 @@ import json
 from typing import Any
 
 import numpy as np
+from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from games.tabular import TabularGame
 from stackelberg.environment import Environment
 from stackelberg.errors import InputError
 
-# Payoffs of the leader and of the follower by [leader's action, follower's action].
+# Payoffs of the leader and of the follower by [leader's action, follower's action], and what these
+# are called.
 CLASSICS = {
-    "prisoners_dilemma": ([[3, 0], [5, 1]], [[3, 5], [0, 1]]),  # cooperate, defect
-    "chicken": ([[3, 1], [4, 0]], [[3, 4], [1, 0]]),  # swerve, go straight
-    "stag_hunt": ([[4, 0], [3, 2]], [[4, 3], [0, 2]]),  # stag, hare
-    "battle_of_the_sexes": ([[2, 0], [0, 1]], [[1, 0], [0, 2]]),  # leader's choice, follower's
-    "matching_pennies": ([[1, -1], [-1, 1]], [[-1, 1], [1, -1]]),  # heads, tails
-    "commitment": ([[2, 4], [1, 3]], [[1, 0], [0, 1]]),  # top, bottom against left, right
+    "prisoners_dilemma": ([[3, 0], [5, 1]], [[3, 5], [0, 1]]),
+    "chicken": ([[3, 1], [4, 0]], [[3, 4], [1, 0]]),
+    "stag_hunt": ([[4, 0], [3, 2]], [[4, 3], [0, 2]]),
+    "battle_of_the_sexes": ([[2, 0], [0, 1]], [[1, 0], [0, 2]]),
+    "matching_pennies": ([[1, -1], [-1, 1]], [[-1, 1], [1, -1]]),
+    "commitment": ([[2, 4], [1, 3]], [[1, 0], [0, 1]]),
+}
+ACTIONS = {
+    "prisoners_dilemma": ("cooperate", "defect"),
+    "chicken": ("swerve", "go straight"),
+    "stag_hunt": ("stag", "hare"),
+    "battle_of_the_sexes": ("leader's choice", "follower's"),
+    "matching_pennies": ("heads", "tails"),
+    "commitment": ("top", "bottom", "left", "right"),
 }
 LARGEST_GRID = 1_000_000
+COLOURS = "tab:red", "tab:blue"  # of leader and follower
+
+
+class MatrixGame(TabularGame):
+    """The game, drawn as its matrix."""
+
+    def picture(self, axes: Any, values: np.ndarray, title: str) -> None:
+        """Both payoffs of every cell, the leader's in red; of the one state there is no more."""
+        model = self.model()
+        payoffs = model.leader_reward[0].numpy(), model.follower_reward[0].numpy()
+        axes.imshow(np.ones_like(payoffs[0]), cmap="gray", vmin=0, vmax=1)
+        for who, payoff in enumerate(payoffs):
+            for (row, column), paid in np.ndenumerate(payoff):
+                place = {"ha": "center", "va": "center", "size": 12, "color": COLOURS[who]}
+                axes.text(column + 0.4 * who - 0.2, row, f"{paid:.3g}", **place)
+        for side, player, count in zip("yx", ("leader", "follower"), payoffs[0].shape, strict=True):
+            names = self.names.get(player) or range(count)
+            axes.set(**{f"{side}ticks": range(count), f"{side}ticklabels": names})
+            axes.set(**{f"{side}label": player})
+            getattr(axes, f"set_{side}ticks")(np.arange(count - 1) + 0.5, minor=True)
+        axes.grid(which="minor", color="0.7")
+        axes.tick_params(which="both", length=0)
+        axes.set_title(title)
+
+    def picture_moves(
+        self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
+    ) -> None:
+        """The cell that was played."""
+        corner = int(follower_action) - 0.47, int(leader_action) - 0.47
+        axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, linewidth=2.5))
 
 
 def game(
@@ -29,7 +69,7 @@ def game(
     follower_observes_action: bool = False,
     temperature: float = 0.1,
     **settings: Any,
-) -> TabularGame:
+) -> MatrixGame:
     """Both players move once and are paid by a matrix each.
 
     Description: the leader commits to a mixed strategy, a distribution over its actions. The
@@ -51,7 +91,7 @@ def game(
     """
     leader, follower = _payoffs(name, leader_payoff, follower_payoff)
     defaults = {"horizon": 1} | settings
-    made = TabularGame(
+    made = MatrixGame(
         np.ones((1, *leader.shape, 1)),
         leader[None],
         follower[None],
@@ -61,6 +101,9 @@ def game(
         follower_observes_action=follower_observes_action,
         **defaults,
     )
+    if leader_payoff is None:
+        actions = ACTIONS["commitment" if name is None else name]
+        made.names = {"leader": actions[:2], "follower": actions[-2:]}
     if made.optimum is None:
         find = best_action if made.follower_observes_action else best_mixture
         made.optimum = find(leader, follower, made.temperature)

@@ -282,11 +282,11 @@ def _tabular_panels(game: Game, commitment: Commitment) -> list[Panel]:
         "The leader's price of a unit of the follower's value, rho(s): where it is positive "
         "(red) it pays the leader to please the follower, where negative (blue) to displease it."
     )
-    return [
-        Panel("Follower's best response", about, draw),
-        Panel("Visits", "Expected discounted visits of every state.", _map_of(game, visits)),
-        Panel("Exchange rate", price, _rate_map(game, rate, visits)),
-    ]
+    panels = [Panel("Follower's best response", about, draw)]
+    if len(visits) > 1:
+        said = "Expected discounted visits of every state."
+        panels.append(Panel("Visits", said, _map_of(game, visits)))
+    return [*panels, Panel("Exchange rate", price, _rate_map(game, rate, visits))]
 
 
 def _leader_panels(game: Game, commitment: Commitment) -> list[Panel]:
