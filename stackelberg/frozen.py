@@ -30,6 +30,7 @@ from stackelberg.run_directory import (
 from stackelberg.search import replicate
 from stackelberg.types import Commitment, Leader, commit, everywhere, inside
 
+SINGLE = 1e-6  # by which probabilities in single precision may miss their sum
 _ASKED = 8  # times that a function is asked in a state where its answer is kept
 
 # What an observation [d] of the leader is answered by: an action, or in a Discrete space the
@@ -360,8 +361,11 @@ def _as_odds(said: np.ndarray, actions: int) -> np.ndarray:
     if said.shape == () and said.dtype.kind in "iu" and 0 <= said < actions:
         return np.eye(actions)[int(said)]
     if said.shape == (actions,) and said.dtype.kind == "f":
-        check_distribution("the leader's f(a|s)", torch.from_numpy(said).double()[None])
-        return said.astype(np.float64)
+        odds = said.astype(np.float64)
+        if abs(odds.sum() - 1) < SINGLE:  # observations are float32
+            odds /= odds.sum()
+        check_distribution("the leader's f(a|s)", torch.from_numpy(odds)[None])
+        return odds
     raise InputError(
         f"a function that returns an action from 0 to {actions - 1}, or the probabilities "
         f"[{actions}] of all",

@@ -397,6 +397,17 @@ def test_a_leader_that_does_not_fit(leader, said):
         evaluate(leader, TOY, ["exact"], **QUICK)
 
 
+def test_probabilities_may_be_of_single_precision():
+    """As they are where a function computes them from what is observed."""
+    game = discrete_toy.game()
+    thirds = np.array([[1 / 3, 2 / 3]] * 3)
+    found = [
+        evaluate(leader, game, ["exact"], **QUICK).standings[0]["objective"]
+        for leader in (thirds, lambda seen: np.array([seen.sum() / 3, 1 - seen.sum() / 3]))
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
 @pytest.mark.parametrize("leader", [lambda seen: 1, np.zeros(3), np.full(44, 1.0)])
 def test_a_design_that_does_not_fit(leader):
     with pytest.raises(InputError):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+KINDS = "full", "short"  # of the fifth tutorial's leaders
 
 
 def run(program: Path, *arguments: str) -> str:
@@ -45,6 +46,16 @@ def test_the_fourth_tutorial_shows_what_it_says(tmp_path):
     learned = [float(x) for x in re.search(r"SAC +regret ([\d.]+), at .* ([\d.]+)", said).groups()]
     assert ours < 0.1 * naive
     assert learned[0] < 0.5 * learned[1]
+
+
+def test_the_fifth_tutorial_shows_what_it_says(tmp_path):
+    said = run(ROOT / "tutorials" / "05_is_the_leader_any_good.py", str(tmp_path))
+    full, short = (
+        float(re.search(rf"{n} +interquartile mean ([\d.]+) \[", said)[1]) for n in KINDS
+    )
+    assert float(re.search(r"short +was promised ([\d.]+)", said)[1]) > full + 1 > short + 2
+    assert float(re.search(r"full leaders falls ([\d.e-]+) short", said)[1]) < 0.01
+    assert (tmp_path / "figures" / "cross_play.png").stat().st_size > 5000
 
 
 def test_the_third_tutorial_runs():

@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 from agents import BoxDesign, ExactFollower
 from games.tabular import TabularDesign
-from stackelberg import Coordinator, TrainConfig, solve
+from stackelberg import Coordinator, Grid, TrainConfig, solve
 from stackelberg.figures import draw_states, visits
 from stackelberg.types import commit
 
@@ -61,11 +61,9 @@ def town_reward(tolls: torch.Tensor) -> torch.Tensor:
 
 
 class Town(TabularDesign):
-    """The design game, drawn as a grid."""
+    """The design game; its states are cells of a map, so it is drawn as one."""
 
-    def picture(self, axes, values, title):
-        axes.figure.colorbar(axes.imshow(np.reshape(values, (SIZE, SIZE))), ax=axes, shrink=0.8)
-        axes.set(title=title, xticks=[], yticks=[])
+    grid = Grid([" " * SIZE] * SIZE, MOVES, {(0, 0): "start", (2, 2): "square", (4, 4): "home"})
 
 
 def tolls() -> Town:
