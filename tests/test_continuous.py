@@ -392,9 +392,10 @@ def test_a_perceptron_reaches_the_optimum(make, fast):
 
 
 @pytest.mark.parametrize(
-    "optimiser", ["trust-region", pytest.param("natural-gradient", marks=SLOW)]
+    ("optimiser", "iterations", "left"),
+    [("trust-region", 12, 0.1), pytest.param("natural-gradient", 20, 0.05, marks=SLOW)],
 )
-def test_gains_reach_the_optimum(optimiser, fast):
+def test_gains_reach_the_optimum(optimiser, iterations, left, fast):
     game, best, leader = Pull(), linear((0,)), linear((0, 1))
     climb = torch.optim.LBFGS(best.parameters(), line_search_fn="strong_wolfe")
 
@@ -405,12 +406,12 @@ def test_gains_reach_the_optimum(optimiser, fast):
         return value
 
     climb.step(loss)
-    config = replace(QUICK, iterations=12, streams=8, optimiser=optimiser)
+    config = replace(QUICK, iterations=iterations, streams=8, optimiser=optimiser)
     start = game.solution(*moments(leader)).objective.detach()
     Coordinator(game, leader, PullFollower(leader), config, seeds=(0, 1)).run()
     highest = game.solution(*moments(best)).objective.detach()
-    left = highest - game.solution(*moments(leader)).objective.detach()
-    assert (left < 0.1 * (highest - start)).all()
+    reached = game.solution(*moments(leader)).objective.detach()
+    assert (highest - reached < left * (highest - start)).all()
 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, fast):
