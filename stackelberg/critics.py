@@ -132,10 +132,12 @@ class TabularMemory:
         """Count where steps from cells [n] were expected to lead, under their streams' designs."""
         assert seen.design is not None
         designs, which = seen.design.flatten(0, 1).double().unique(dim=0, return_inverse=True)
-        chance = self.game.simulated_model(designs).transition
-        which = which.view(*seen.state.shape[:2], 1)
-        rows = chance[which, seen.state, seen.leader_action, seen.follower_action]
-        self.expected.view(-1, self.shape[1]).index_add_(0, cell, rows.flatten(0, 2))
+        which = which.view(*seen.state.shape[:2], 1).expand_as(seen.state).flatten()
+        pair, times = (cell * len(designs) + which).unique(return_counts=True)
+        cell, which = pair // len(designs), pair % len(designs)
+        rows = self.game.simulated_model(designs).transition.flatten(1, 3)
+        chance = rows[which, cell % rows.shape[1]]
+        self.expected.view(-1, self.shape[1]).index_add_(0, cell, times.unsqueeze(-1) * chance)
 
     @torch.no_grad()
     def reveal(self, commitment: Commitment, response: SoftResponse) -> None:
