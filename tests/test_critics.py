@@ -155,6 +155,21 @@ def test_outcomes_weigh_by_what_was_seen_over_what_was_expected(ends):
         assert found.transition[0, 0, 0, 0].tolist() == pytest.approx(expected)
 
 
+def test_every_stream_is_expected_to_go_where_its_own_design_leads():
+    """Three designs to each leader in one batch, against a loop over steps."""
+    game = game_of("design", moves_transition=True, termination="anywhere")
+    designs = random_designs(game, 3 * LEADERS)
+    seen = seen_in(game, committed(game, designs), streams=2).grouped(LEADERS)
+    memory = TabularMemory(game, LEADERS)
+    memory.update(seen, own=False)
+    expected = np.zeros(memory.arrivals.shape)
+    for m, n, k in np.ndindex(seen.state.shape):
+        s, b = seen.state[m, n, k], seen.follower_action[m, n, k]
+        design = designs[3 * m + n // 2]
+        expected[m, s, 0, b] += game.model(design[None]).transition[0, s, 0, b].numpy()
+    np.testing.assert_allclose(memory.expected, expected, rtol=1e-12)
+
+
 def test_what_was_seen_under_earlier_designs_tells_of_the_present_one():
     """More than a short look alone, and more than the same counts as they are."""
     game = game_of("design", moves_transition=True, termination="on leaving")
