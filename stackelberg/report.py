@@ -1,6 +1,7 @@
 """A report of runs: figures, and one page that needs no network."""
 
 import base64
+import html
 import inspect
 import json
 import shlex
@@ -577,7 +578,11 @@ def _profile(run: str, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Performance profiles for Plotly."""
     data: list[dict[str, Any]] = [
         {"x": one["thresholds"], "steps": one["thresholds"], "y": one["profile"]}
-        | {"name": one["group"], "mode": "lines", "hovertemplate": "%{y:.0%}"}
+        | {
+            "name": html.escape(one["group"], quote=False),
+            "mode": "lines",
+            "hovertemplate": "%{y:.0%}",
+        }
         | {"line": {"shape": "hv", "width": 2, "color": COLOURS[i % len(COLOURS)]}}
         for i, one in enumerate(groups)
     ]
