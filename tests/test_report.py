@@ -317,6 +317,21 @@ def test_what_tells_runs_apart_names_their_curves(runs):
     assert page.charts()["gradient_cosine"]["layout"]["showlegend"]
 
 
+def test_runs_of_one_game_are_measured_by_one_optimum(runs):
+    """Whatever was known when each of them ended: the first of a game knew of none."""
+    worth, told = {}, {"toy0": (None, None), "toy1": (41.0, 0.5), "naive": (40.0, 0.1)}
+    for name, (optimum, regret) in told.items():
+        file = Path(name, "summary.json")
+        summary = json.loads(file.read_text())
+        worth[name] = summary["leader_return"]["exact"]
+        summary |= {"optimum": optimum, "optimum_source": "best known", "regret": regret}
+        file.write_text(json.dumps(summary | {"new_best": optimum is not None}))
+    cells = page_of("toy0", "toy1", "naive").cells
+    assert cells.count("41 (best known)") == 2
+    mean = (worth["toy0"] + worth["toy1"]) / 2
+    assert {f"{41 - mean:.2g}", f"{41 - worth['naive']:.2g}"} <= set(cells)
+
+
 def test_leaders_side_by_side_from_python(tmp_path, undrawn):
     game, config = discrete_toy.game(), TrainConfig(iterations=4, evaluation_episodes=3)
     leader = TabularSoftmax(3, 2, range(3))
