@@ -5,10 +5,7 @@ fallen short of its best response in the leader's favour. Here followers of any 
 temperature train from scratch against the frozen leader; nothing is chosen, all are reported.
 """
 
-import contextlib
 import functools
-import hashlib
-import inspect
 import json
 import math
 import pickle
@@ -28,7 +25,7 @@ from stackelberg.errors import InputError, told
 from stackelberg.evaluation_result import COLUMNS, EvaluationResult, Row
 from stackelberg.frozen import Frozen, SavedLeader, frozen
 from stackelberg.game import Game
-from stackelberg.identity import game_identity, settings_of
+from stackelberg.identity import content_key, game_identity, settings_of
 from stackelberg.oracle import oracle, rows_of
 from stackelberg.progress import told_steps
 from stackelberg.retraining import Kind, Training, Watch, retuned
@@ -222,12 +219,8 @@ def _kind(one: Any) -> Kind:
 
 
 def _described(name: str, make: Callable[[], Follower], made: Follower) -> Kind:
-    source = b""
-    with contextlib.suppress(TypeError, OSError):
-        source = Path(inspect.getfile(type(made))).read_bytes()
     settings = {"class": type(made).__name__} | settings_of(made)
-    key = hashlib.sha256(to_json(settings).encode() + source).hexdigest()[:16]
-    return Kind(name, make, json.loads(to_json(settings)), key)
+    return Kind(name, make, json.loads(to_json(settings)), content_key(made))
 
 
 def _check(

@@ -1,6 +1,7 @@
 """Leaders that learn no more: of a run, of a program, or given as functions and tables."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -213,15 +214,8 @@ def _of_saved(name: str, saved: SavedLeader, reread: bool) -> list[Frozen]:
         about = told | {"seed": config["seeds"][i]}
         about["prediction"] = _prediction(path, metrics, saved.iteration, i)
         origin = (name, str(path), i) if reread else None
-        key = f"{one.key}{source_key(config['game'])}"
-        leaders.append(Frozen(one.name, one.game, one.commitment, key, about, origin))
+        leaders.append(dataclasses.replace(one, about=about, origin=origin))
     return leaders
-
-
-def source_key(reference: str) -> str:
-    """What tells a user's own file, path/to/file.py:name, from another; nothing of other names."""
-    file = Path(reference.rpartition(":")[0])
-    return _digest(file.read_bytes()) if file.suffix == ".py" and file.is_file() else ""
 
 
 def _key(tensors: Mapping[str, Tensor]) -> str:

@@ -10,6 +10,7 @@ import math
 import pickle
 import re
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from gymnasium import spaces
 from hidden import HidingFollower, Lookup, coded
 from random_games import iterated_objective
 from scipy import stats
+from small_envs import Parking
 from strategies import Recipe, random_game
 
 from agents import ExactFollower, SoftQConfig, SoftQFollower, default_leader
@@ -40,6 +42,7 @@ from stackelberg.figures import draw_cross_play
 from stackelberg.frozen import frozen
 from stackelberg.game import Game, Step
 from stackelberg.oracle import in_matrices
+from stackelberg.parallel import from_parallel_env
 from stackelberg.types import commit
 
 TOY = discrete_toy.game()
@@ -577,6 +580,87 @@ def test_what_is_kept_is_used_for_nothing_else(tmp_path):
     before = Counting.trainings
     kept_evaluation(tmp_path, temperatures=(0.05, 0.2))
     assert Counting.trainings == before + 3
+
+
+class Pointed(Game):
+    """Without tables: two coordinates, and a point that nobody sees."""
+
+    def __init__(self, point: Any, **settings: Any) -> None:
+        super().__init__(horizon=3, leader_discount=0.5, follower_discount=0.5, **settings)
+        self.point = point
+        self.leader_space = self.follower_space = spaces.Discrete(2)
+        self.observation_space = spaces.Box(-1, 1, (2,))
+
+    def initial(self, n, generator):
+        return torch.zeros(n, 2)
+
+    def observe(self, state):
+        return state
+
+    def step(self, state, leader_action, follower_action, generator):
+        paid = (state - torch.as_tensor(self.point)).square().sum(-1)
+        return Step(state, paid, paid, torch.zeros(len(state), dtype=torch.bool))
+
+
+class Still:
+    """Counts its trainings."""
+
+    name, trainings = "still", 0
+
+    def __init__(self, layers: tuple[int, ...] = (1,)) -> None:
+        self.layers = layers
+
+    def best_respond(self, game, commitment, seeds):
+        Still.trainings += 1
+        return self
+
+    def sample(self, observation, leader_action, generator):
+        shape = observation.shape[:2] + ((1,) if leader_action.ndim > 2 else ())
+        return torch.zeros(shape, dtype=torch.long if len(shape) == 2 else torch.float32)
+
+
+def parking(length: int) -> Game:
+    return from_parallel_env(lambda: Parking(length=length))
+
+
+CHANGED = {
+    "a tensor": (lambda: Pointed(torch.zeros(2)), lambda: Pointed(torch.ones(2))),
+    "a list": (lambda: Pointed([0.0, 0.0]), lambda: Pointed([0.0, 1.0])),
+    "what is closed over": (lambda: parking(2), lambda: parking(4)),
+    "an argument": (
+        lambda: from_parallel_env(functools.partial(Parking, length=2)),
+        lambda: from_parallel_env(functools.partial(Parking, length=4)),
+    ),
+    "a limit": (lambda: tame(1.1, limit=9.0), lambda: tame(1.1, limit=0.5)),
+    "a space": (
+        lambda: tame(1.1, follower_space=spaces.Box(-1, 1, (1,))),
+        lambda: tame(1.1, follower_space=spaces.Box(-2, 2, (1,))),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_what_is_kept_of_a_game_is_not_used_for_another(tmp_path, what):
+    """Also where the two differ in nothing that the leader sees."""
+    make, other = CHANGED[what]
+    leader = default_leader(make())
+    for game, more in ((make(), 1), (make(), 0), (other(), 1), (make(), 0)):
+        before = Still.trainings
+        evaluate(leader, game, [Still], kept=tmp_path, **QUICK)
+        assert Still.trainings == before + more
+
+
+def test_what_is_kept_of_a_follower_is_not_used_for_another(tmp_path, monkeypatch):
+    """Nor is anything kept of one that was typed in at a prompt."""
+    game = Pointed([0.0, 0.0])
+    typed: dict[str, Any] = {"Still": Still, "__name__": "__main__"}
+    exec("class Typed(Still): pass", typed)
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    made = (Still, lambda: Still((2,)), Still, typed["Typed"], typed["Typed"])
+    for make, more in zip(made, (1, 1, 0, 1, 1), strict=True):
+        before = Still.trainings
+        evaluate(default_leader(game), game, [make], kept=tmp_path, **QUICK)
+        assert Still.trainings == before + more
 
 
 @pytest.mark.parametrize("content", ["", "{", "3"])
