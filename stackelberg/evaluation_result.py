@@ -37,7 +37,7 @@ class EvaluationResult:
 
     - `follower`, `temperature`, `seed`: its kind, and what it was trained at and by;
     - `leader_discounted`, `follower_discounted`: mean returns over `discounted_horizon` steps, when
-      the share `discounted_rest` of them is left, 1 where they diverge (see
+      at most the share `discounted_rest` of them is left, 1 where one diverges (see
       `stackelberg.summary.evaluation_cut`); `leader_undiscounted`, `follower_undiscounted`: up to
       the game's time limit. All of rewards alone, in `episodes` fresh episodes in which both
       players are sampled, `..._ci95` the half-width of their 95 % interval (Student's t);
@@ -430,7 +430,7 @@ def _warnings(result: EvaluationResult) -> Iterator[str]:
         of = f"{one['leader']}, {one['follower']}, temperature {one['temperature']:g}"
         after = f"after {one['discounted_horizon']:,} steps"
         if one["discounted_rest"] >= 1:
-            yield f"{of}: discounted returns diverge, and are cut {after}"
+            yield f"{of}: a discounted return diverges, and is cut {after}"
         elif one["discounted_rest"] > TOLD:
             yield f"{of}: discounted returns are cut {after}, {one['discounted_rest']:.0%} is left"
     asked = result.about.get("half_width")

@@ -29,8 +29,9 @@ from stackelberg.run_directory import (
     to_json,
 )
 from stackelberg.search import replicate
-from stackelberg.types import Commitment, Leader, commit, everywhere, inside
+from stackelberg.types import Commitment, Leader, check_inside, commit, everywhere
 
+SINGLE = 1e-5  # by how much a sum of probabilities in single precision may miss 1
 _ASKED = 8  # times that a function is asked in a state where its answer is kept
 
 # What an observation [d] of the leader is answered by: an action, or in a Discrete space the
@@ -298,12 +299,8 @@ def _of_array(game: Game, given: Any) -> Commitment:
             "give one entry for each dimension" if once else "give a row for each state",
         )
     if not once:
-        check_distribution("the leader's f(a|s)", rows)
-        return Commitment(rows[None])
-    if not inside(game.leader_space, rows[None]).all():
-        raise InputError(
-            f"a design inside {game.leader_space}", f"{rows.tolist()}", "give another one"
-        )
+        return Commitment(_probabilities(rows)[None])
+    check_inside(game, "the leader", rows[None])
     states = game.observation_space.shape[0] if game.tabular else 0
     return Commitment(torch.ones(1, states, 1, dtype=torch.float64), rows[None])
 
@@ -354,14 +351,19 @@ def _as_odds(said: np.ndarray, actions: int) -> np.ndarray:
     if said.shape == () and said.dtype.kind in "iu" and 0 <= said < actions:
         return np.eye(actions)[int(said)]
     if said.shape == (actions,) and said.dtype.kind == "f":
-        check_distribution("the leader's f(a|s)", torch.from_numpy(said).double()[None])
-        return said.astype(np.float64)
+        return _probabilities(torch.from_numpy(said.astype(np.float64))).numpy()
     raise InputError(
         f"a function that returns an action from 0 to {actions - 1}, or the probabilities "
         f"[{actions}] of all",
         f"{said.tolist()!r}",
         "mend what it returns",
     )
+
+
+def _probabilities(given: Tensor) -> Tensor:
+    """f(a|s) [..., A], which may have been normalised in single precision."""
+    check_distribution("the leader's f(a|s)", given, SINGLE)
+    return given / given.sum(-1, keepdim=True)
 
 
 class _BoxFunction(nn.Module):

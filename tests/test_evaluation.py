@@ -43,7 +43,7 @@ from stackelberg.frozen import frozen
 from stackelberg.game import Game, Step
 from stackelberg.oracle import in_matrices
 from stackelberg.parallel import from_parallel_env
-from stackelberg.types import commit
+from stackelberg.types import commit, inside
 
 TOY = discrete_toy.game()
 SOMETIMES = np.array([[0.5, 0.5], [0.8, 0.2], [0.5, 0.5]])  # close in A every fifth time
@@ -254,8 +254,39 @@ def test_a_leader_whose_return_diverges_is_worth_nothing_finite(capsys):
     assert (summary["regret"], summary["regret_source"]) == (None, "exact")
     print_tables(result)
     said = capsys.readouterr().out
-    assert "diverge, and are cut after 88 steps" in said
+    assert "a discounted return diverges, and is cut after 88 steps" in said
     assert re.search(r"\| -inf +\| -1 +\| the game's \| inf ", said)
+
+
+def test_what_is_paid_for_a_bump_does_not_grow_with_the_state():
+    """The leader is paid near 0 alone, which the state leaves for ever."""
+    options = {"noise": [[0.01]], "initial_mean": [0.1], "temperature": 0.001, "horizon": 20}
+    game = LinearGame(
+        [[0.0, 1.2, 0.1, 0.3]],
+        np.zeros((4, 4)),
+        np.diag([0.0, 0.001, 0.0, 1.0]),
+        bump=[[0.0, 1.0, 0.0, 0.0]],
+        **options,
+        leader_discount=0.9,
+        follower_discount=0.5,
+    )
+    result = evaluate(default_leader(game), game, ["exact"], seeds=(0, 1), episodes=400)
+    truth = result.standings[0]["objective"]
+    for row in result.rows:
+        assert row["discounted_horizon"] == math.ceil(math.log(1e-4) / math.log(0.9))
+        assert row["discounted_rest"] <= 1e-4
+        assert row["leader_exact"] == pytest.approx(truth)
+    assert max(map(abs, z_scores(result, {"leader_discounted": truth}))) < 4
+
+
+def test_a_return_that_settles_is_not_cut_because_the_other_one_diverges():
+    """A follower that stops at once leaves the state growing by about 1.09 a step."""
+    game = tame(1.09, leader_discount=0.8, follower_discount=0.9)
+    once = functools.partial(ExactFollower, 1)
+    (row,) = evaluate(default_leader(game), game, [once], seeds=(0,), episodes=100).rows
+    assert 150 < row["discounted_horizon"] < 250  # the discount of 0.9 alone would end after 88
+    assert (row["discounted_rest"], row["follower_gap"]) == (1.0, None)
+    assert abs(row["leader_discounted"] - row["leader_exact"]) < 2 * row["leader_discounted_ci95"]
 
 
 def test_episodes_stay_within_what_numbers_hold():
@@ -400,10 +431,36 @@ def test_a_leader_that_does_not_fit(leader, said):
         evaluate(leader, TOY, ["exact"], **QUICK)
 
 
-@pytest.mark.parametrize("leader", [lambda seen: 1, np.zeros(3), np.full(44, 1.0)])
-def test_a_design_that_does_not_fit(leader):
-    with pytest.raises(InputError):
+def test_probabilities_in_single_precision_are_taken():
+    """As networks give them: their sums miss 1 by more than those in double precision."""
+    odds = np.float32([[0.7, 0.3], [0.6, 0.4], [0.2, 0.8]]) / np.float32(1.0000001)
+    assert max(abs(odds.astype(float).sum(1) - 1)) > 1e-8
+    table = evaluate({"leader": odds}, TOY, ["exact"], **QUICK)
+    said = evaluate({"leader": lambda seen: odds[seen.argmax()]}, TOY, ["exact"], **QUICK)
+    assert said.rows == table.rows
+    policy = torch.tensor(odds).double()
+    value = iterated_objective(TOY.model(), policy / policy.sum(-1, keepdim=True), 4000)
+    assert table.standings[0]["objective"] == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("leader", "said"),
+    [
+        (lambda seen: 1, "got a function"),
+        (np.zeros(3), r"a design of shape \[104\] .* got shape \[3\]"),
+        (np.ones(104), r"designs inside Budget.* with the design \[1. 1. ... 1. 1.\]"),
+        (np.full(104, np.nan), "designs inside Budget"),
+        (np.full(104, "x"), "a leader: a run directory"),
+    ],
+)
+def test_a_design_that_does_not_fit(leader, said):
+    with pytest.raises(InputError, match=said):
         evaluate(leader, four_rooms.game(), ["exact"], **QUICK)
+
+
+def test_a_design_below_a_box_that_is_open_above_is_outside():
+    space = spaces.Box(0.0, np.inf, (1,), np.float64)
+    assert inside(space, torch.tensor([[-1.0], [0.0], [1e9]])).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize(
