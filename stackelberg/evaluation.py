@@ -75,7 +75,9 @@ def evaluate(
         cross_play: let every follower meet the leaders that it was not trained against as well.
         jobs: processes at once.
         kept: a folder for finished trainings, from which an evaluation that was interrupted goes
-            on. A leader given as a function is trained against anew where there are no tables.
+            on. Each is kept for its leader, game, follower and settings alone, as far as these can
+            be told, see `stackelberg.identity.content_key`. Nothing is kept of a leader given as a
+            function where there are no tables, nor of what was typed in at a prompt.
         fresh: train anew also what is kept.
         best_known: what regret is measured by, beside the game's own optimum.
         report: called after every training, and alone (jobs=1) as followers tell of theirs.
@@ -168,17 +170,27 @@ def _leaders(leader: Any, game: Game | None) -> list[Frozen]:
     if not named:
         raise InputError("at least one leader", "none", "name a run directory")
     found = [one for name, given in named.items() for one in frozen(str(name), given, game)]
-    first = game_identity(found[0].game)
     for one in found[1:]:
-        other = game_identity(one.game)
-        differ = [key for key in {**first, **other} if first.get(key) != other.get(key)]
-        if differ:
+        if differ := _told_apart(found[0], one):
             raise InputError(
                 f"leaders of one game, '{found[0].game.name}' as '{found[0].name}' has it",
                 f"'{one.name}' of '{one.game.name}' with another {', '.join(differ[:DIFFER])}",
                 "evaluate them apart",
             )
     return found
+
+
+def _told_apart(one: Frozen, other: Frozen) -> list[str]:
+    """What differs between the games of two leaders, as far as it is known.
+
+    That is what their runs have asked for, too, where a game shows neither tables nor matrices.
+    """
+    here, there = game_identity(one.game), game_identity(other.game)
+    if not (one.game.tabular or one.game.linear):
+        options = [leader.about.get("game_options") for leader in (one, other)]
+        if None not in options:
+            here["game_options"], there["game_options"] = options
+    return [key for key in {**here, **there} if here.get(key) != there.get(key)]
 
 
 def _name(leader: Any) -> str:

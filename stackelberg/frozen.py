@@ -207,7 +207,8 @@ def _of_saved(name: str, saved: SavedLeader, reread: bool) -> list[Frozen]:
     """
     path, config = saved.path, saved.config
     metrics = read_metrics(path, saved.iteration)
-    told = {key: config.get(key) for key in ("estimator", "access", "follower", "iterations")}
+    keys = "estimator", "access", "follower", "iterations", "game_options"
+    told = {key: config.get(key) for key in keys}
     told |= {"run": str(path), "outer_iterations": saved.iteration}
     told["setting"] = _digest(to_json(config | {"seeds": None}, sort_keys=True).encode())
     leaders = []
