@@ -10,6 +10,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,12 @@ def _results(
             "a game, leader and followers that other processes can be sent",
             told(error),
             "use jobs=1, or evaluate a run directory",
+        ) from error
+    except BrokenProcessPool as error:
+        raise InputError(
+            "processes that live until they are done",
+            "one that was ended from outside, for want of memory or by a crash",
+            "use fewer jobs, or jobs=1 to see where it ends",
         ) from error
 
 

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import os
 import pickle
 import re
 import sys
@@ -739,6 +740,8 @@ def test_processes_side_by_side_find_the_same(tmp_path):
         assert told == [(i, 3) for i in range(4)]
     with pytest.raises(InputError, match=r"a follower 'wrong' .* ZeroDivisionError"):
         evaluate(SOMETIMES, TOY, [Wrong], **options)
+    with pytest.raises(InputError, match="processes that live until they are done"):
+        evaluate(SOMETIMES, TOY, [Killed], **options)
 
 
 class Wrong:
@@ -746,6 +749,13 @@ class Wrong:
 
     def best_respond(self, game, commitment, seeds):
         return 1 / 0
+
+
+class Killed:
+    name = "killed"
+
+    def best_respond(self, game, commitment, seeds):
+        os._exit(9)
 
 
 def test_what_other_processes_are_sent(tmp_path):
