@@ -112,7 +112,7 @@ def content_key(part: Any) -> str | None:
     held = {name: value for name, value in own.items() if name not in made}
     try:
         return _digest(repr([_content(type(part)), _content(held)]).encode())
-    except (OSError, ValueError, RecursionError):
+    except (OSError, TypeError, ValueError, RecursionError):
         return None
 
 
@@ -125,7 +125,7 @@ def _content(part: Any) -> Any:
     if part is None or isinstance(part, (bool, int, float, str, bytes)):
         return part
     if isinstance(part, Tensor):
-        part = part.detach().numpy()
+        part = part.detach().cpu().numpy()
     if isinstance(part, (np.ndarray, np.generic)):
         return str(part.dtype), part.shape, _digest(part.tobytes())
     if isinstance(part, Mapping):
