@@ -142,7 +142,7 @@ def _content(part: Any) -> Any:
     if isinstance(part, type):
         return [_source(kind) for kind in part.__mro__]
     if isinstance(part, spaces.Space):
-        return _content({**vars(part), "_np_random": type(part)})
+        return _content([repr(part), *(getattr(part, end, None) for end in ("low", "high"))])
     if dataclasses.is_dataclass(part):
         return _content([type(part), vars(part)])
     return _source(type(part))
