@@ -171,6 +171,9 @@ def _leaders(leader: Any, game: Game | None) -> list[Frozen]:
     if not named:
         raise InputError("at least one leader", "none", "name a run directory")
     found = [one for name, given in named.items() for one in frozen(str(name), given, game)]
+    names = [one.name for one in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError("leaders, each of another name", f"'{twice}' twice", "rename one of them")
     for one in found[1:]:
         if differ := _told_apart(found[0], one):
             raise InputError(

@@ -112,13 +112,14 @@ class EvaluationResult:
     def groups(self) -> list[dict[str, Any]]:
         """The interquartile mean of the leader's discounted return in every group.
 
-        A group is of runs that were trained alike but for the seed; a leader of unknown origin is
-        one by itself. It is named by its estimator, or where that does not tell it from the others
-        by its first leader. Every follower and temperature is a task, and `runs` counts the runs of
-        each. They are its leaders (`run` = "training run", each its mean over the followers'
-        seeds), or of a single leader the followers (`run` = "follower": these tell nothing of what
-        other training runs would come to). `interval` is None where a task has fewer than
-        `statistics.FEWEST` runs. `profile` tells the share of runs above each of `thresholds`.
+        A group is of runs that were trained alike but for the seed, or of the M leaders of one
+        object; any other leader is one by itself. It is named by its estimator, or where that does
+        not tell it from the others by its first leader. Every follower and temperature is a task,
+        and `runs` counts the runs of each. They are its leaders (`run` = "training run", each its
+        mean over the followers' seeds), or of a single leader the followers (`run` = "follower":
+        these tell nothing of what other training runs would come to). `interval` is None where a
+        task has fewer than `statistics.FEWEST` runs. `profile` tells the share of runs above each
+        of `thresholds`.
         """
         columns = self._columns()
         every = np.concatenate([c for tasks in columns.values() for c in tasks])
@@ -175,10 +176,13 @@ class EvaluationResult:
         """The leaders of every group."""
         alike: dict[str, list[dict[str, Any]]] = {}
         for one in self.leaders:
-            key = one.get("setting") or one["name"].partition(" #")[0]
+            key = one.get("setting", one["name"])
             alike.setdefault(key, []).append(one)
         by = [group[0].get("estimator") for group in alike.values()]
-        names = [group[0]["name"].partition(" #")[0] for group in alike.values()]
+        names = [
+            group[0]["name"].partition(" #")[0] if group[1:] else group[0]["name"]
+            for group in alike.values()
+        ]
         told = None not in by and len(set(by)) == len(by)
         groups = zip(by if told else names, alike.values(), strict=True)
         return {str(head): [one["name"] for one in group] for head, group in groups}

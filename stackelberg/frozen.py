@@ -237,8 +237,9 @@ def _singled(name: str, leader: Leader, game: Game) -> list[Frozen]:
         rows = list(leader.parameters())
         alone = [replicate(leader, [p[i : i + 1] for p in rows]) for i in range(leader.count)]
         names = [name] if len(alone) == 1 else [f"{name} #{i}" for i in range(len(alone))]
+        alike = {} if len(alone) == 1 else {"setting": name}
         return [
-            Frozen(name, game, commit(game, one).detach(), _key(one.state_dict()))
+            Frozen(name, game, commit(game, one).detach(), _key(one.state_dict()), alike)
             for name, one in zip(names, alone, strict=True)
         ]
 

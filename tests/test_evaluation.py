@@ -350,6 +350,20 @@ def test_many_leaders_are_evaluated_one_by_one():
         assert standing["objective"] == pytest.approx(value, rel=1e-9)
 
 
+def test_names_of_leaders_tell_them_apart():
+    """What a user calls "a #1" and "a #2" are two leaders, not two runs of one training."""
+    several, one = default_leader(TOY, (0, 1)), default_leader(TOY, (5,))
+    result = evaluate({"a": several, "b #1": one, "b #2": one}, TOY, ["exact"], **QUICK)
+    assert [(group["group"], group["runs"]) for group in result.groups()] == [
+        ("a", [2]),
+        ("b #1", [1]),
+        ("b #2", [1]),
+    ]
+    for named in ({"a": several, "a #0": one}, {1: one, "1": one}):
+        with pytest.raises(InputError, match="each of another name"):
+            evaluate(named, TOY, ["exact"], **QUICK)
+
+
 def test_a_function_is_the_table_of_what_it_says():
     def probable(observation):
         return SOMETIMES[observation.argmax()]
