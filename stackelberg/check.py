@@ -350,14 +350,21 @@ def _sampled_influence(game: Game) -> Finding:
     paid = max((base.leader_reward - p.leader_reward).abs().max().item() for p in played)
     met = max((base.follower_reward - p.follower_reward).abs().max().item() for p in played)
     seen = max((base.observation - p.observation).abs().max().item() for p in played)
-    parts = {"leader's reward": paid, "follower's reward": met, "follower's observations": seen}
-    told = (
-        f"the {what} by {by:.3g}" if by else f"the {what} not at all" for what, by in parts.items()
-    )
+    parts = {
+        "leader's reward": paid,
+        "follower's reward": met,
+        "state that the follower sees": seen,
+    }
+    changed = [f"the {what} by up to {by:.3g}" for what, by in parts.items() if by]
+    same = [f"the {what}" for what, by in parts.items() if not by]
+    told = [f"changes {' and '.join(changed)}"] * bool(changed)
+    told += [f"does not change {' nor '.join(same)}"] * bool(same)
     said = (
-        f"one action of the leader throughout instead of another, of {len(played)}, changes "
-        f"{', '.join(told)} at most"
+        f"one action of the leader throughout instead of another, of {len(played)}, "
+        f"{' and '.join(told)}"
     )
+    if game.leader_moves == "every step" and game.follower_observes_action:
+        said += "; besides, the follower is told that action"
     return _influence(said, paid > 0 or met > 0 or seen > 0, met > 0 or seen > 0)
 
 
