@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from stackelberg.errors import InputError, nearest
 from stackelberg.estimators import Evidence, estimator
 from stackelberg.flat_spaces import flat_observation_space, flatten, outside
 from stackelberg.game import Game, Step, log_transitions, reenacted
+from stackelberg.oracle import require_maximum
 from stackelberg.parallel import ParallelGame, from_parallel_env, made
 from stackelberg.rollout import play
 from stackelberg.trust_region import inner, norm
@@ -492,7 +493,11 @@ def _gradient(game: Game) -> Finding:
 
 
 def _bounds(game: Game) -> Finding:
-    """Is there a bound that the oracles do not know?"""
+    """Is there a bound that the oracles do not know, or none to the leader's objective?"""
+    try:
+        require_maximum(game)
+    except InputError as error:
+        return replace(_failure("bounds", error), status="warn")
     acting = {"follower": game.follower_space}
     if game.leader_moves == "every step":
         acting["leader"] = game.leader_space
@@ -714,11 +719,12 @@ def _names(game: Game) -> Finding:
                 f"names has the key {key!r}, where {keys} are known",
                 nearest(str(key), sizes, "leave it out"),
             )
-        if isinstance(words, str) or not all(isinstance(word, str) for word in words):
-            said = f"names[{key!r}] is {words!r}, and no sequence of strings"
-            return Finding("names", "warn", said, 'write for example ["level", "speed"]')
         space = sizes[key]
         count = int(space.n) if isinstance(space, spaces.Discrete) else math.prod(space.shape or ())
+        one = isinstance(words, str) and len(words) != count  # else a letter for each
+        if one or not all(isinstance(word, str) for word in words):
+            said = f"names[{key!r}] is {words!r}, and no sequence of strings"
+            return Finding("names", "warn", said, 'write for example ["level", "speed"]')
         if len(words) != count:
             said = f"names[{key!r}] has {len(words)} words for {count} numbers or choices"
             return Finding("names", "warn", said, f"give a word for each, in {space}")

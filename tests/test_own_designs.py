@@ -9,12 +9,15 @@ from gymnasium import spaces
 from linear_games import design_game
 from pull import PullDesign, PullFollower, PullScored
 
-from agents import FreeDesign
-from games.linear import LinearGame
+from agents import FreeDesign, default_leader
+from games.linear import LinearGame, product, squared_error
 from games.tabular import TabularGame
 from stackelberg import Coordinator, Finding, TrainConfig, check, check_game
+from stackelberg.best_known import BestKnown
 from stackelberg.errors import InputError
 from stackelberg.game import Game, Reenacted, Step
+from stackelberg.oracle import committed, oracle, without_maximum
+from stackelberg.search import solve
 from stackelberg.vector import VectorSteps
 
 
@@ -344,10 +347,11 @@ def test_a_misspelt_setting_has_a_nearest_one(make, nearest):
     ("names", "said"),
     [
         ({"states": ["a", "b"]}, "the key 'states', where"),
-        ({"state": "ab"}, "no sequence of strings"),
+        ({"state": "level"}, "no sequence of strings"),
         ({"leader": [1, 2]}, "no sequence of strings"),
         ({"leader": ["left"]}, "names['leader'] has 1 words for 2 numbers or choices"),
         ({"follower": ["none", "some"]}, "names['follower'] has 2 words for 3 numbers or choices"),
+        ({"state": "ab"}, ""),
         ({"state": ["a", "b"], "follower": ["none", "some", "much"]}, ""),
     ],
 )
@@ -364,3 +368,43 @@ def test_the_contract_stands_in_the_help():
         assert word in Game.__doc__
     assert "[n] bool" in Step.__doc__
     assert "[n, d]" in Reenacted.__doc__
+
+
+# ---------------------------------------------------------------- no maximum
+
+PAID = -2 * product(4, 2, 3)  # the leader lives by what the follower pays it
+
+
+@pytest.mark.parametrize(
+    ("leader_cost", "grows"),
+    [
+        (squared_error(4, 1) - squared_error(4, 2), True),
+        (-product(4, 0, 3), True),  # linear in the follower's action, which it moves at no cost
+        (PAID + 0.1 * squared_error(4, 2), True),
+        (PAID + 5.0 * squared_error(4, 2), False),
+        (squared_error(4, 1) + squared_error(4, 2) - product(4, 0, 2), False),
+        (np.zeros((4, 4)), False),
+    ],
+)
+def test_an_objective_that_grows_without_end_is_found(leader_cost, grows, tmp_path):
+    theirs = squared_error(4, 3) + squared_error(4, 1) - product(4, 2, 3)
+    rules = {"leader_discount": 0.9, "follower_discount": 0.9, "noise": [[0.1]]}
+    game = LinearGame([[0.0, 0.5, 0.0, 0.0]], leader_cost, theirs, **rules)
+    rows = [torch.tensor([[c, 0.0, 0.1]]) for c in (0.0, 1e2, 1e4, 1e6)]
+    worth = [oracle(game, committed(game, row[None])).objective.item() for row in rows]
+    assert (worth[3] > worth[2] > worth[1] > worth[0] + 1) == grows
+    best_known = BestKnown(tmp_path / "best_known.json")
+    assert best_known.offer(game, rows[3], "test") is not grows
+    assert (best_known.best(game) is None) == grows
+    found = item(game, "bounds")
+    assert found.status == ("warn" if grows else "ok")
+    assert ("grows without end" in found.found) == grows
+    if grows:
+        with pytest.raises(InputError, match="expected a leader's objective that has a maximum"):
+            solve(game, default_leader(game, (0, 1)), steps=2, polish=2)
+
+
+def test_a_leader_without_a_constant_cannot_go_along_it():
+    cost = squared_error(4, 1) - squared_error(4, 2)
+    game = LinearGame([[0.0, 0.5, 0.0, 0.5]], cost, np.eye(4), affine=False)
+    assert without_maximum(game) is None
