@@ -17,6 +17,7 @@ from stackelberg.best_known import BestKnown
 from stackelberg.errors import InputError
 from stackelberg.game import Game, Reenacted, Step
 from stackelberg.oracle import committed, oracle, without_maximum
+from stackelberg.registry import make_follower
 from stackelberg.search import solve
 from stackelberg.vector import VectorSteps
 
@@ -408,3 +409,8 @@ def test_a_leader_without_a_constant_cannot_go_along_it():
     cost = squared_error(4, 1) - squared_error(4, 2)
     game = LinearGame([[0.0, 0.5, 0.0, 0.5]], cost, np.eye(4), affine=False)
     assert without_maximum(game) is None
+
+
+def test_sac_says_plainly_which_games_it_takes():
+    with pytest.raises(InputError, match="whose follower acts in a Box of one dimension"):
+        make_follower("sac").check(Flow())
