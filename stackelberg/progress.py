@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-LEAST = 13  # columns of a bar: 4, the time and what parts them
+BESIDE = 11  # columns for the time and for what parts them
+WIDEST = 40  # columns of a bar, which gives way to what is said
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -65,9 +66,10 @@ def counting_bar(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    line = BarColumn()
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        line,
         *([MofNCompleteColumn()] if counted else []),
         TimeElapsedColumn(),
         TextColumn("{task.fields[value]}"),
@@ -77,9 +79,10 @@ def counting_bar(
 
     def show(done: int, total: int, value: str) -> None:
         bar.start()
-        taken = len(title) + counted * (2 * len(str(total)) + 2) + LEAST
-        room = max(bar.console.width - taken, 1)
+        taken = len(title) + counted * (2 * len(str(total)) + 1) + BESIDE
+        room = max(bar.console.width - taken - 1, 1)
         value = value if len(value) <= room else value[: room - 1] + "…"
+        line.bar_width = min(WIDEST, room + 1 - len(value))
         bar.update(task, completed=done, total=total, value=value)
 
     try:

@@ -43,8 +43,8 @@ from stackelberg.figures import draw_cross_play
 from stackelberg.frozen import frozen
 from stackelberg.game import Game, Step
 from stackelberg.oracle import in_matrices
-from stackelberg.progress import progress_bar
 from stackelberg.parallel import from_parallel_env
+from stackelberg.progress import progress_bar
 from stackelberg.types import commit, inside
 
 TOY = discrete_toy.game()
@@ -1022,11 +1022,11 @@ def test_a_run_is_evaluated_in_its_own_game_alone(tmp_path):
     run, parts = tmp_path / "run", default_leader(TOY, (0,))
     trained(run)
     other = discrete_toy.game(bonus=2.0)
-    with pytest.raises(InputError, match="leader_reward.*load_leader.*leader, other_game"):
+    with pytest.raises(InputError, match=r"with \w+ = .*load_leader.*leader, other_game"):
         load_leader(run, other, parts)
     named = tmp_path / "named"
     trained(named, label=COMMAND)
-    with pytest.raises(InputError, match="leader_reward"):
+    with pytest.raises(InputError, match=r"with \w+ = "):
         evaluate(named, other, ["exact"], **QUICK)
     saved = load_leader(run, TOY, parts)
     assert evaluate(saved.leader, other, ["exact"], **QUICK).about["game"] == other.name
@@ -1035,8 +1035,10 @@ def test_a_run_is_evaluated_in_its_own_game_alone(tmp_path):
 def test_a_result_is_printed_in_tables():
     result = evaluate({"mine": SOMETIMES}, TOY, ["exact", small_soft_q], seeds=(0,), episodes=5)
     lines = str(result).splitlines()
-    assert lines[0].startswith("what leaders are worth") and len(lines) < 40
-    assert "rows" in repr(result) and len(repr(result)) < 100
+    assert lines[0].startswith("what leaders are worth")
+    assert len(lines) < 40
+    assert "rows" in repr(result)
+    assert len(repr(result)) < 100
     (line,) = (line for line in lines if "interquartile" in line)
     assert line.startswith("mine: interquartile mean of the leader's return over all followers")
     assert "of each of 2 kinds" in line
@@ -1097,4 +1099,5 @@ def test_what_a_bar_says_fits_into_80_columns(capsys, monkeypatch):
         progress.follower(5_120, 65_536, 0.0072)
     last = capsys.readouterr().err
     assert "return -1.823 of -162.5, follower at 8%, gap 0.0072" in last
-    assert "1/60" in last and "…" not in last
+    assert "1/60" in last
+    assert "…" not in last
