@@ -124,9 +124,9 @@ class EvaluationResult:
         object; any other leader is one by itself. It is named by its estimator, or where that does
         not tell it from the others, or there is one leader alone, by its first one. Every
         follower and temperature is a task, and `runs` counts the runs of each. They are its leaders
-        (`run` = "training run", each its mean over the followers' seeds), or of a single leader the followers (`run` = "follower":
-        these tell nothing of what other training runs would come to). `interval` is None where a
-        task has fewer than `statistics.FEWEST` runs. `profile` tells the share of runs above each
+        (`run` = "training run", each its mean over the followers' seeds), or of a single
+        leader the followers (`run` = "follower": these tell nothing of what
+        other training runs would come to). `interval` is None where a task has fewer than `statistics.FEWEST` runs. `profile` tells the share of runs above each
         of `thresholds`.
         """
         columns = self._columns()
