@@ -126,7 +126,8 @@ class EvaluationResult:
         follower and temperature is a task, and `runs` counts the runs of each. They are its leaders
         (`run` = "training run", each its mean over the followers' seeds), or of a single
         leader the followers (`run` = "follower": these tell nothing of what
-        other training runs would come to). `interval` is None where a task has fewer than `statistics.FEWEST` runs. `profile` tells the share of runs above each
+        other training runs would come to). `interval` is None where a task has
+        fewer than `statistics.FEWEST` runs. `profile` tells the share of runs above each
         of `thresholds`.
         """
         columns = self._columns()
