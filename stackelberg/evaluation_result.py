@@ -20,7 +20,7 @@ from stackelberg.summary import half_widths, versions
 Row = dict[str, Any]
 RETURNS = "leader_discounted", "leader_undiscounted", "follower_discounted", "follower_undiscounted"
 COLUMNS = (  # of a row
-    *("leader", "follower", "temperature", "seed", "against", "episodes"),
+    *("leader", "follower", "temperature", "seed", "trained_against", "episodes"),
     *("discounted_horizon", "discounted_rest"),
     *(column for name in RETURNS for column in (name, f"{name}_ci95")),
     *("leader_exact", "follower_gap", "gap_source", "follower_steps"),
@@ -32,8 +32,8 @@ PROFILE = 101  # thresholds of a performance profile
 class EvaluationResult:
     """All trainings of an evaluation, and what they come to; print() shows it in tables.
 
-    A row tells of a follower that was trained against `leader` and met by `against`, which is
-    another one in cross-play alone:
+    A row tells of a `leader` and a follower that has met it, having been `trained_against` it, or
+    in cross-play against another one:
 
     - `follower`, `temperature`, `seed`: its kind, and what it was trained at and by;
     - `leader_discounted`, `follower_discounted`: mean returns over `discounted_horizon` steps, when
@@ -43,7 +43,7 @@ class EvaluationResult:
       players are sampled, `..._ci95` the half-width of their 95 % interval (Student's t);
     - `leader_exact`: what `leader_discounted` estimates, against this very follower, read from
       tables or matrices (these know nothing of a `limit` that a linear game is played in);
-      `follower_gap`: what the follower falls short of its best response to `against`, in units of
+      `follower_gap`: what the follower falls short of its best response to `leader`, in units of
       its entropy-regularised return, "exact" from tables or as the "follower" itself measures it
       (`gap_source`). None where unknown, as the exact return is against a follower whose answer is
       no table and not linear, or where it diverges;
@@ -86,7 +86,7 @@ class EvaluationResult:
         `discounted_horizon` and `discounted_rest` the largest. `regret` is that of the leader's
         standing, or without tables the optimum less the sampled return (`regret_source`).
         """
-        own = [row for row in self.rows if row["leader"] == row["against"]]
+        own = [row for row in self.rows if row["leader"] == row["trained_against"]]
         found = []
         for (leader, follower, temperature), rows in _grouped(own, *_KIND):
             one: dict[str, Any] = dict(zip(_KIND, (leader, follower, temperature), strict=True))
@@ -171,7 +171,7 @@ class EvaluationResult:
         """The scores of every group, one column [runs] for each task."""
         members = self._members()
         found: dict[str, list[np.ndarray]] = {group: [] for group in members}
-        own = [row for row in self.rows if row["leader"] == row["against"]]
+        own = [row for row in self.rows if row["leader"] == row["trained_against"]]
         for _, rows in _grouped(own, "follower", "temperature"):
             for group, names in members.items():
                 scores = [
@@ -203,14 +203,14 @@ class EvaluationResult:
         Means over seeds: of followers trained against the leader of a row, met by that of a column.
         Empty unless followers have met leaders that they were not trained against.
         """
-        if all(row["leader"] == row["against"] for row in self.rows):
+        if all(row["leader"] == row["trained_against"] for row in self.rows):
             return []
         names = [one["name"] for one in self.leaders]
         found = []
         for (follower, temperature), rows in _grouped(self.rows, "follower", "temperature"):
             cells = {
                 where: _mean([row["leader_discounted"] for row in inside])
-                for where, inside in _grouped(rows, "leader", "against")
+                for where, inside in _grouped(rows, "trained_against", "leader")
             }
             matrix = [[cells[a, b] for b in names] for a in names]
             found.append(
@@ -343,8 +343,8 @@ def tables(result: EvaluationResult) -> str:
         said = f"{cross['follower']}, temperature {cross['temperature']:g}"
         rows = zip(cross["leaders"], cross["leader_discounted"], strict=True)
         cells = [[name, *map(_short, row)] for name, row in rows]
-        heads = ["trained against", *cross["leaders"]]
-        show(f"leader's returns against followers of others ({said})", heads, cells)
+        heads = ["trained against", *(f"met by {name}" for name in cross["leaders"])]
+        show(f"returns of the leader that a follower is met by ({said})", heads, cells)
     for line in (*_statistics(result), *_warnings(result)):
         console.print(line, markup=False)
     return text.getvalue().rstrip("\n")

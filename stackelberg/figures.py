@@ -142,7 +142,7 @@ def cross_play(matrices: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_yticks(places, names)
         axes.set(
             title=f"{verbatim(one['follower'])}, temperature {one['temperature']:g}",
-            xlabel="played against",
+            xlabel="met by",
             ylabel="trained against",
         )
         axes.figure.colorbar(image, ax=axes, label="leader's discounted return")

@@ -127,7 +127,8 @@ class Training:
         generator = self._generator(PLAY, other.name)
         cut = evaluation_cut(game, other.commitment, response)
         returns = self._returns(game, other.commitment, response, cut, generator)
-        row = self.place | {"against": other.name, "episodes": len(returns[RETURNS[0]])}
+        row = self.place | {"leader": other.name, "trained_against": self.leader.name}
+        row |= {"episodes": len(returns[RETURNS[0]])}
         row |= {"discounted_horizon": cut.horizon, "discounted_rest": plain(cut.rest)}
         for name, found in returns.items():
             row |= {name: found.mean().item(), f"{name}_ci95": half_widths(found[None])[0]}

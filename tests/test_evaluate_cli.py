@@ -135,7 +135,7 @@ def test_cross_play_of_runs(capsys):
         assert Path(f"a/figures/{name}.png").read_bytes()[1:4] == b"PNG"
     assert not Path("b/evaluation.json").exists()
     whole = found("a")
-    assert [(row["leader"], row["against"]) for row in whole["rows"]][::2] == [
+    assert [(row["trained_against"], row["leader"]) for row in whole["rows"]][::2] == [
         *(("a", "a"), ("a", "b"), ("a", "a"), ("a", "b")),
         *(("b", "a"), ("b", "b"), ("b", "a"), ("b", "b")),
     ][::2]

@@ -802,18 +802,18 @@ def test_cross_play_by_hand():
     )
     assert len(result.rows) == 2 * 2 * 2
     for row in result.rows:
-        weight = np.exp(strategies[row["leader"]] @ theirs / 0.1)[0]
-        value = (strategies[row["against"]] @ ours @ (weight / weight.sum())).item()
+        weight = np.exp(strategies[row["trained_against"]] @ theirs / 0.1)[0]
+        value = (strategies[row["leader"]] @ ours @ (weight / weight.sum())).item()
         assert row["leader_exact"] == pytest.approx(value, rel=1e-12)
         spread = row["leader_discounted_ci95"]
         assert abs(row["leader_discounted"] - value) < 3 * spread
-    gaps = {(row["leader"], row["against"]): row["follower_gap"] for row in result.rows}
+    gaps = {(row["trained_against"], row["leader"]): row["follower_gap"] for row in result.rows}
     assert gaps["a", "a"] == gaps["b", "b"] == 0
     assert min(gaps["a", "b"], gaps["b", "a"]) > 0.1
     (cross,) = result.cross_play()
     assert cross["leaders"] == ["a", "b"]
     for i, j in itertools.product(range(2), repeat=2):
-        place = {"leader": "ab"[i], "against": "ab"[j]}
+        place = {"trained_against": "ab"[i], "leader": "ab"[j]}
         cells = [r["leader_discounted"] for r in result.rows if place.items() <= r.items()]
         assert cross["leader_discounted"][i][j] == np.mean(cells)
     assert [one["seeds"] for one in result.summary()] == [2, 2]
@@ -962,7 +962,12 @@ def test_groups_were_trained_alike_and_their_runs_are_leaders():
     rows = []
     for leader, value in (("a", 1.0), ("b", 3.0), ("c", 2.0)):
         for seed, follower in itertools.product(range(5), ("x", "y")):
-            place = {"leader": leader, "against": leader, "follower": follower, "seed": seed}
+            place = {
+                "leader": leader,
+                "trained_against": leader,
+                "follower": follower,
+                "seed": seed,
+            }
             rows.append(place | {"temperature": 0.1, "leader_discounted": value + 0.01 * seed})
     alike = {"estimator": "old", "setting": "s"}
     leaders = [{"name": "a"} | alike, {"name": "b"} | alike, {"name": "c", "estimator": "new"}]

@@ -416,7 +416,12 @@ def evaluated(folder: Path) -> EvaluationResult:
     for leader in ("a", "b"):
         for against in ("a", "b"):
             for seed in range(2):
-                row = {"leader": leader, "against": against, "follower": "exact", "seed": seed}
+                row = {
+                    "trained_against": leader,
+                    "leader": against,
+                    "follower": "exact",
+                    "seed": seed,
+                }
                 row |= {"temperature": 0.05, "follower_gap": 0.25, "leader_exact": None}
                 row |= {"episodes": 5, "discounted_horizon": 459, "discounted_rest": 1e-4}
                 row["gap_source"] = "exact"
