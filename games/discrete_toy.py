@@ -39,7 +39,7 @@ class DiscreteToy(TabularGame):
             _arrow(axes, start, end, color="0.8")
         largest, place = max(values.max(), 1e-12), values.sum() == values.max() == 1
         for state, (x, y) in PLACES.items():
-            share = values[state] / largest
+            share = max(values[state], 0) / largest
             colour = "white" if share > 0.5 else "black"
             circle = {"facecolor": 1 - share * (1 - BLUE), "edgecolor": "0.5"}
             axes.add_patch(Circle((x, y), 0.22, zorder=2, **circle))

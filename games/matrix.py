@@ -30,6 +30,7 @@ ACTIONS = {
     "commitment": ("top", "bottom", "left", "right"),
 }
 LARGEST_GRID = 1_000_000
+READABLE = 8  # actions of a player up to which payoffs are written
 COLOURS = "tab:red", "tab:blue"  # of leader and follower
 
 
@@ -37,9 +38,16 @@ class MatrixGame(TabularGame):
     """The game, drawn as its matrix."""
 
     def picture(self, axes: Any, values: np.ndarray, title: str) -> None:
-        """Both payoffs of every cell, the leader's in red; of the one state there is no more."""
+        """Both payoffs of every cell, the leader's in red; of the one state there is no more.
+
+        Of a larger matrix the leader's alone, the darker the more.
+        """
         model = self.model()
         payoffs = model.leader_reward[0].numpy(), model.follower_reward[0].numpy()
+        if max(payoffs[0].shape) > READABLE:
+            axes.imshow(payoffs[0], cmap="Reds", aspect="auto")
+            axes.set(title=title, xlabel="follower", ylabel="leader")
+            return
         axes.imshow(np.ones_like(payoffs[0]), cmap="gray", vmin=0, vmax=1)
         for who, payoff in enumerate(payoffs):
             for (row, column), paid in np.ndenumerate(payoff):

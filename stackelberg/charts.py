@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -188,7 +189,7 @@ def plotly(chart: Chart) -> dict[str, Any]:
             ]
             error = " ± %{customdata:.2g}"
         line = {"color": curve.colour, "width": 2, "dash": curve.dash}
-        one = {"name": curve.name, "y": _numbers(curve.mean), "line": line}
+        one = {"name": escape(curve.name, quote=False), "y": _numbers(curve.mean), "line": line}
         one["hovertemplate"] = "%{y:.5g}" + error
         if curve.half is not None:
             one["customdata"] = _numbers(curve.half)
@@ -202,8 +203,8 @@ def plotly(chart: Chart) -> dict[str, Any]:
             "steps": [0, float(most)],
             "y": _numbers(np.array([value, value])),
         }
-        label = {"name": name, "hovertemplate": "%{y:.5g}", "mode": "lines", "line": line}
-        data.append(ends | label)
+        label = {"name": escape(name, quote=False), "hovertemplate": "%{y:.5g}"}
+        data.append(ends | label | {"mode": "lines", "line": line})
     named = sum(one.get("showlegend", True) for one in data)
     layout: dict[str, Any] = {
         "yaxis": {"title": {"text": chart.axis}, "type": "log" if chart.log else "linear"},

@@ -132,10 +132,12 @@ class TabularMemory:
         """Count where steps from cells [n] were expected to lead, under their streams' designs."""
         assert seen.design is not None
         designs, which = seen.design.flatten(0, 1).double().unique(dim=0, return_inverse=True)
-        chance = self.game.simulated_model(designs).transition
-        which = which.view(*seen.state.shape[:2], 1)
-        rows = chance[which, seen.state, seen.leader_action, seen.follower_action]
-        self.expected.view(-1, self.shape[1]).index_add_(0, cell, rows.flatten(0, 2))
+        which = which.view(*seen.state.shape[:2], 1).expand_as(seen.state).flatten()
+        pair, times = (cell * len(designs) + which).unique(return_counts=True)
+        cell, which = pair // len(designs), pair % len(designs)
+        rows = self.game.simulated_model(designs).transition.flatten(1, 3)
+        chance = rows[which, cell % rows.shape[1]]
+        self.expected.view(-1, self.shape[1]).index_add_(0, cell, times.unsqueeze(-1) * chance)
 
     @torch.no_grad()
     def reveal(self, commitment: Commitment, response: SoftResponse) -> None:
@@ -198,15 +200,16 @@ class TabularMemory:
         The ratio is to the mixture of the designs that were played, by their visits (the balance
         heuristic of Veach and Guibas, 1995). Normalising subtracts from every score its mean over
         what was seen, so that the derivative of sum_s' P v(s') depends on differences of v alone.
+        Where the design rules out all that was seen of (s,a,b), it tells no more of it.
         """
-        tried = (self.visits > 0).unsqueeze(-1)
         mixture = _quotient(self.expected, self.visits.unsqueeze(-1))
-        mixture = torch.where(tried, mixture, true.transition.detach())
         moved, over = frequency * _quotient(true.transition, mixture), 1 - frequency.sum(-1)
         if true.ending is not None:
             over = over * _quotient(true.ending.sum(-1), 1 - mixture.sum(-1))
-        total = moved.sum(-1) + over
-        return moved / torch.where(total > 0, total, 1.0).unsqueeze(-1)
+        total = (moved.sum(-1) + over).unsqueeze(-1)
+        rows = torch.where(total > IMPOSSIBLE, moved / total.clamp(min=IMPOSSIBLE), frequency)
+        visits = self.visits.expand(rows.shape[:-1])
+        return means(rows * visits.unsqueeze(-1), visits)  # an untried action does as its siblings
 
     def critics(
         self, commitment: Commitment, follower: TrajectoriesAccess, seen: Trajectories

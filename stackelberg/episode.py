@@ -13,6 +13,7 @@ from stackelberg.induced import announced
 from stackelberg.types import Commitment
 
 NAMED = 16  # curves or bars side by side at most that a legend names
+LISTED = 8  # choices at most that are named above each other
 LABELLED = 20  # bars at most whose places are labelled
 CROWDED = 40  # letters beside each other on an axis, beyond which labels are turned
 TURNED = {"rotation": 40, "ha": "right", "rotation_mode": "anchor", "fontsize": "small"}
@@ -69,12 +70,17 @@ class Record(NamedTuple):
 
 
 HELD = {"drawstyle": "steps-pre"}  # a step's action, drawn at its end
-ONE_OF = {"linestyle": "none", "marker": ".", "markersize": 4}  # finitely many
+ONE_OF = {"linestyle": "none", "marker": ".", "markersize": 4, "clip_on": False}  # finitely many
+
+
+def verbatim(name: Any) -> str:
+    """A name as Matplotlib is to be given it, so that it takes no dollars for mathematics."""
+    return str(name).replace("$", r"\$")
 
 
 def names_of(game: Game, kind: str, count: int) -> list[str]:
     """What the game calls `count` numbers or choices of a kind, "state", "leader" or "follower"."""
-    own = list(game.names.get(kind, ()))
+    own = [verbatim(name) for name in game.names.get(kind, ())]
     if len(own) == count:
         return own
     if _choices(game, kind):
@@ -108,7 +114,9 @@ def numbers(game: Game, moments: Sequence[Moment]) -> list[Record]:
         if kind == "leader" and game.leader_moves == "once":
             found.append(Record("leader's design", names, values[0], {}))
         elif _choices(game, kind):
+            start = np.full((1, 1), np.nan)
             values = values.argmax(1, keepdims=True) if kind == "state" else values
+            values = values if kind == "state" else np.concatenate([start, values])
             found.append(Record(title, names, values, ONE_OF))
         elif kind == "state":
             found.append(Record(title, names, values, {}))
@@ -141,22 +149,24 @@ def draw_numbers(
             for i, values in enumerate(one.values.T):
                 turn, which = divmod(i, len(COLOURS))
                 look = {"linestyle": ("-", "--")[turn % 2], **one.style}
-                grown += panel.plot(values, color=COLOURS[which], label=one.names[i], **look)
+                grown += panel.plot(values, color=COLOURS[which], **look)
             panel.set_xlim(0, last)
             panel.locator_params(axis="x", integer=True, nbins=6)
-            if one.style is ONE_OF and len(one.names) <= NAMED:
+            if one.style is ONE_OF and len(one.names) <= LISTED:
                 panel.set_yticks(range(len(one.names)), one.names)
             else:
-                panel.locator_params(axis="y", nbins=4)
+                whole = {"integer": True, "min_n_ticks": 1} if one.style is ONE_OF else {}
+                panel.locator_params(axis="y", nbins=4, **whole)
             panel.tick_params(labelbottom=r == len(rows) - 1)
             panel.grid(alpha=0.3)
         names, values = every[0].names, every[0].values
-        axes[0].set_ylabel((names[0] if len(names) == 1 else every[0].title).replace(" ", "\n", 1))
+        lone = len(names) == 1 and every[0].style is not ONE_OF
+        axes[0].set_ylabel((names[0] if lone else every[0].title).replace(" ", "\n", 1))
         if values.ndim == 2 and 1 < values.shape[1] <= NAMED:
             place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
             size = "small" if len(names) <= 5 else "x-small"
             look = {"fontsize": size, "handlelength": 1.5, "labelspacing": 0.3}
-            axes[-1].legend(ncols=-(-len(names) // 8), **look, **place)
+            axes[-1].legend(axes[-1].lines, names, ncols=-(-len(names) // 8), **look, **place)
     for panel in rows[-1]:
         panel.set_xlabel("step")
     return grown
@@ -164,7 +174,7 @@ def draw_numbers(
 
 def _extent(every: Sequence[Record]) -> tuple[float, float]:
     """Lowest and highest number, with some room."""
-    low, high = (bound([bound(one.values) for one in every]) for bound in (np.min, np.max))
+    low, high = (bound([bound(one.values) for one in every]) for bound in (np.nanmin, np.nanmax))
     if every[0].values.ndim == 1:
         low, high = min(low, 0.0), max(high, 0.0)
     room = 0.06 * (high - low) or 0.5
@@ -181,9 +191,10 @@ def draw_bars(
     """Bars [P, A] at named places, A side by side, named in a legend if there are several."""
     count, several = values.shape
     width = 0.8 / several
-    for a, name in enumerate(names):
+    bars = []
+    for a in range(several):
         at = np.arange(count) + (a - (several - 1) / 2) * width
-        axes.bar(at, values[:, a], width, color=COLOURS[a % len(COLOURS)], label=name)
+        bars.append(axes.bar(at, values[:, a], width, color=COLOURS[a % len(COLOURS)]))
     if count <= LABELLED:
         crowded = sum(map(len, places)) > CROWDED
         axes.set_xticks(range(count), places, **(TURNED if crowded else {}))
@@ -192,4 +203,4 @@ def draw_bars(
         low, high = axes.get_ylim()
         room = 0.09 * (-(-several // columns) + (title is not None))
         axes.set_ylim(low, high + (high - low) * (0.03 + room))
-        axes.legend(title=title, fontsize="small", loc="upper center", ncols=columns)
+        axes.legend(bars, names, title=title, fontsize="small", loc="upper center", ncols=columns)

@@ -24,6 +24,7 @@ from stackelberg.episode import (
     names_of,
     numbers,
     record,
+    verbatim,
 )
 from stackelberg.game import Game
 from stackelberg.hypergradient import exchange_rate, tabular_critics
@@ -101,7 +102,7 @@ def draw_study(path: str | Path, findings: Mapping[str, Any]) -> None:
         if findings["optimum"] is not None:
             axes.axhline(findings["optimum"], color="black", linestyle="--", label="best known")
         axes.set(
-            title=f"{findings['game']}, {title}",
+            title=f"{verbatim(findings['game'])}, {title}",
             xlabel="follower's gap (V* - V) / |V*|",
             ylabel="leader's discounted return",
         )
@@ -136,10 +137,11 @@ def cross_play(matrices: Sequence[Mapping[str, Any]]) -> Figure:
             colour = "black" if value > middle else "white"
             axes.text(column, row, f"{value:.4g}", ha="center", va="center", color=colour)
         places = range(len(one["leaders"]))
-        axes.set_xticks(places, one["leaders"], rotation=30, ha="right")
-        axes.set_yticks(places, one["leaders"])
+        names = [verbatim(name) for name in one["leaders"]]
+        axes.set_xticks(places, names, rotation=30, ha="right")
+        axes.set_yticks(places, names)
         axes.set(
-            title=f"{one['follower']}, temperature {one['temperature']:g}",
+            title=f"{verbatim(one['follower'])}, temperature {one['temperature']:g}",
             xlabel="played against",
             ylabel="trained against",
         )
@@ -161,7 +163,7 @@ def profiles(groups: Sequence[Mapping[str, Any]]) -> Figure:
     """What `draw_profiles` writes."""
     (axes,) = _panels(1, 5.6, 3.6)
     for one, colour in zip(groups, cycle(COLOURS), strict=False):
-        style = {"where": "post", "color": colour, "label": one["group"]}
+        style = {"where": "post", "color": colour, "label": verbatim(one["group"])}
         axes.step(one["thresholds"], one["profile"], **style)
     axes.set(xlabel="leader's discounted return", ylabel="share of runs above", ylim=(-0.02, 1.02))
     axes.legend()
@@ -224,12 +226,12 @@ def draw_chart(chart: Chart) -> Figure:
         iterations = np.arange(len(curve.mean))
         line = {"color": curve.colour, "linestyle": DASHES[curve.dash]}
         line["marker"] = "" if len(iterations) > FEW else "."
-        axes.plot(iterations, curve.mean, label=curve.name, **line)
+        axes.plot(iterations, curve.mean, label=verbatim(curve.name), **line)
         if curve.half is not None:
             band = curve.band(chart.log)
             axes.fill_between(iterations, *band, color=curve.colour, alpha=0.2, linewidth=0)
     for name, value in chart.lines.items():
-        axes.axhline(value, color="0.5", linestyle="--", linewidth=1.2, label=name)
+        axes.axhline(value, color="0.5", linestyle="--", linewidth=1.2, label=verbatim(name))
     axes.set(title=chart.title, xlabel="outer iteration", ylabel=chart.axis)
     if chart.log:
         axes.set_yscale("log")
@@ -492,14 +494,24 @@ def _by_cell(game: Game, values: np.ndarray, visits: np.ndarray) -> np.ndarray:
 
 
 def _odds(game: Game, who: str, policy: np.ndarray) -> Callable[[Any], None]:
-    """Bars of a player's probabilities [S, A]."""
+    """Bars of a player's probabilities [S, A], or a map where they would be too many to read."""
     states, actions = (
         names_of(game, kind, n) for kind, n in zip(("state", who), policy.shape, strict=True)
     )
 
     def draw(axes: Any) -> None:
-        axes.set(xlabel="state", ylabel="probability", ylim=(0, 1))
-        draw_bars(axes, states, policy, actions, title="action")
+        if len(states) == 1:
+            axes.set(xlabel="action", ylabel="probability", ylim=(0, 1))
+            draw_bars(axes, actions, policy.T)
+        elif len(states) <= LABELLED and len(actions) <= NAMED:
+            axes.set(xlabel="state", ylabel="probability", ylim=(0, 1))
+            draw_bars(axes, states, policy, actions, title="action")
+        else:
+            image = axes.imshow(policy.T, vmin=0, aspect="auto", interpolation="nearest")
+            axes.figure.colorbar(image, ax=axes, label="probability")
+            axes.set(xlabel="state", ylabel="action")
+            if len(actions) <= LABELLED:
+                axes.set_yticks(range(len(actions)), actions, fontsize="small")
 
     return draw
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from stackelberg import registry
 from stackelberg.access import blamed
-from stackelberg.episode import Moment, draw_numbers, numbers, record
+from stackelberg.episode import Moment, draw_numbers, numbers, record, verbatim
 from stackelberg.errors import InputError
 from stackelberg.frozen import frozen, load_leader
 from stackelberg.game import Game
@@ -138,7 +138,7 @@ def scene(
     """What is the case before and after training, in the game's own picture if it has one."""
     height = SCENE if game.drawn else HEAD
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS)
-    about = game.name if episode is None else f"{game.name}, episode {episode + 1}"
+    about = verbatim(game.name) + (f", episode {episode + 1}" if episode is not None else "")
     figure.text(0.5, 1 - 0.05 / height, about, ha="center", va="top", size=10)
     for (left, right), when, moment in zip(places, ("before", "after"), pair, strict=True):
         middle, title = (left + right) / 2, f"{when} training, step {moment.time}"

@@ -1,6 +1,7 @@
 """A report of runs: figures, and one page that needs no network."""
 
 import base64
+import html
 import inspect
 import json
 import shlex
@@ -289,7 +290,7 @@ def grouped(runs: Sequence[Run]) -> list[tuple[Group, list[Run]]]:
     if len(set(labels)) < len(labels):
         labels = [f"{name} ({group[0].name})" for name, group in zip(labels, many, strict=True)]
     return [
-        (Group(label, [run.metrics for run in group], *_best_known(group)), group)
+        (Group(label, [run.metrics for run in group], *_best_known(group, runs)), group)
         for label, group in zip(labels, many, strict=True)
     ]
 
@@ -313,10 +314,13 @@ def _seeds(runs: Sequence[Run]) -> str:
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of {len(seeds)} seeds"
 
 
-def _best_known(runs: Sequence[Run]) -> tuple[float | None, str]:
-    """The highest optimum that the runs have been measured by, and what it is called."""
-    known = [run.optimum for run in runs if run.optimum[0] is not None]
-    return max(known, key=lambda one: one[0] or 0.0, default=(None, "optimum"))
+def _best_known(group: Sequence[Run], runs: Sequence[Run]) -> tuple[float | None, str]:
+    """The highest optimum that runs of the group's very game know, and what it is called."""
+    model = group[0].config.get("game_model")
+    alike = [run for run in runs if run.config.get("game_model") == model]
+    known = [run.optimum for run in alike if run.optimum[0] is not None]
+    value, name = max(known, key=lambda one: one[0] or 0.0, default=(None, "optimum"))
+    return value, name if len(alike) == 1 else name.removesuffix(", by this run")
 
 
 # ---------------------------------------------------------------- pictures
@@ -437,6 +441,8 @@ def _outcome(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
     exact = all(row["exact"] is not None for row in rows)
     columns = {"leader": [row["exact" if exact else "sampled"] for row in rows]}
     columns |= {name: [row[name] for row in rows] for name in MEASURES[1:]}
+    if exact and group.optimum is not None:  # the same for all; at their time runs knew others
+        columns["regret"] = [max(group.optimum - value, 0.0) for value in columns["leader"]]
     said: dict[str, Any] = {name: _mean(column) for name, column in columns.items()}
     known = len(rows) > 1 and None not in columns["leader"]
     half = half_widths(torch.tensor([columns["leader"]]).double())[0] if known else None
@@ -577,7 +583,11 @@ def _profile(run: str, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Performance profiles for Plotly."""
     data: list[dict[str, Any]] = [
         {"x": one["thresholds"], "steps": one["thresholds"], "y": one["profile"]}
-        | {"name": one["group"], "mode": "lines", "hovertemplate": "%{y:.0%}"}
+        | {
+            "name": html.escape(one["group"], quote=False),
+            "mode": "lines",
+            "hovertemplate": "%{y:.0%}",
+        }
         | {"line": {"shape": "hv", "width": 2, "color": COLOURS[i % len(COLOURS)]}}
         for i, one in enumerate(groups)
     ]

@@ -155,6 +155,57 @@ def test_outcomes_weigh_by_what_was_seen_over_what_was_expected(ends):
         assert found.transition[0, 0, 0, 0].tolist() == pytest.approx(expected)
 
 
+def test_a_design_that_rules_out_all_that_was_seen_tells_no_more_of_it():
+    """As at designs close by, and play does not end there."""
+    game, step = two_roads(), (0, 0, 0, 1.0, 1.0, 0, False, 0)
+    memory = TabularMemory(game, 1)
+    memory.update(replace(listed(*[step] * 5), design=torch.tensor([[[0.25]]]).double()))
+    for x in (0.999, 1.0):
+        design = torch.tensor([[x]]).double().requires_grad_()
+        row = memory.model(committed(game, design)).transition[0, 0, 0, 0]
+        assert row.tolist() == pytest.approx([1.0, 0.0])
+        assert not torch.autograd.grad(row[0], design)[0].any()
+
+
+def test_an_untried_action_does_as_its_siblings_under_every_design():
+    """Also where it never leads to where they do, as on a grid."""
+    ways = torch.eye(3).double()[[1, 2, 2]]
+    stay = torch.eye(3).double()[:, None]
+
+    def transition(x):
+        fails = x[:, :, None, None]
+        return (1 - fails) * ways + fails * stay
+
+    game = TabularDesign(spaces.Box(0.0, 1.0, (1,)), transition, 1.0, 1.0)
+    memory = TabularMemory(game, 1)
+    batch = [(0, 0, b, 1.0, 1.0, to, False, 0) for b, to in ((0, 1), (0, 1), (0, 0), (1, 2))]
+    memory.update(replace(listed(*batch), design=torch.tensor([[[0.25]]]).double()))
+    design = torch.tensor([[0.6]]).double().requires_grad_()
+    rows = memory.model(committed(game, design)).transition[0, 0, 0]
+    siblings = (3 * rows[0] + rows[1]) / 4
+    torch.testing.assert_close(rows[2], siblings)
+    slopes = [
+        torch.autograd.grad(row[1], design, retain_graph=True)[0] for row in (rows[2], siblings)
+    ]
+    torch.testing.assert_close(*slopes)
+    assert slopes[0] != 0
+
+
+def test_every_stream_is_expected_to_go_where_its_own_design_leads():
+    """Three designs to each leader in one batch, against a loop over steps."""
+    game = game_of("design", moves_transition=True, termination="anywhere")
+    designs = random_designs(game, 3 * LEADERS)
+    seen = seen_in(game, committed(game, designs), streams=2).grouped(LEADERS)
+    memory = TabularMemory(game, LEADERS)
+    memory.update(seen, own=False)
+    expected = np.zeros(memory.arrivals.shape)
+    for m, n, k in np.ndindex(seen.state.shape):
+        s, b = seen.state[m, n, k], seen.follower_action[m, n, k]
+        design = designs[3 * m + n // 2]
+        expected[m, s, 0, b] += game.model(design[None]).transition[0, s, 0, b].numpy()
+    np.testing.assert_allclose(memory.expected, expected, rtol=1e-12)
+
+
 def test_what_was_seen_under_earlier_designs_tells_of_the_present_one():
     """More than a short look alone, and more than the same counts as they are."""
     game = game_of("design", moves_transition=True, termination="on leaving")

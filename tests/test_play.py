@@ -87,10 +87,14 @@ def test_an_episode_in_numbers_state_and_actions_by_their_names():
     assert answer.values[1:, 0].tolist() == [m.moves[1][0] for m in moments[1:]]
     toy = discrete_toy.game(horizon=2)
     even = Commitment(torch.full((1, 3, 2), 0.5).double())
-    told = numbers(toy, film.record(toy, even, ExactFollower().best_respond(toy, even, [0]), [0]))
+    moments = film.record(toy, even, ExactFollower().best_respond(toy, even, [0]), [0])
+    told = numbers(toy, moments)
     assert [one.names for one in told] == [[*"SAB"], ["open", "close"], [*"SAB"]]
     assert told[0].values.shape == (3, 1)
     assert told[0].values[0] == 0
+    for who, one in enumerate(told[1:]):  # what is done in a step is drawn at its end
+        assert np.isnan(one.values[0, 0])
+        assert one.values[1:, 0].tolist() == [m.moves[who] for m in moments[1:]]
 
 
 def test_both_sides_are_drawn_on_common_scales():

@@ -13,6 +13,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
+from strategies import Recipe, random_game, random_policies
 from written_runs import FILMED, write_run
 
 from agents import ExactFollower, LinearGaussian, TabularSoftmax
@@ -27,7 +28,7 @@ from stackelberg import (
     registry,
     report,
 )
-from stackelberg.charts import charts
+from stackelberg.charts import Group, charts, plotly
 from stackelberg.episode import record
 from stackelberg.evaluation_result import EvaluationResult
 from stackelberg.grid import Grid
@@ -314,6 +315,21 @@ def test_what_tells_runs_apart_names_their_curves(runs):
     assert page.tags.count("img") == 8
     assert {"game.svg", "game_2.svg"} <= {p.name for p in Path("toy0/figures").iterdir()}
     assert page.charts()["gradient_cosine"]["layout"]["showlegend"]
+
+
+def test_runs_of_one_game_are_measured_by_one_optimum(runs):
+    """Whatever was known when each of them ended: the first of a game knew of none."""
+    worth, told = {}, {"toy0": (None, None), "toy1": (41.0, 0.5), "naive": (40.0, 0.1)}
+    for name, (optimum, regret) in told.items():
+        file = Path(name, "summary.json")
+        summary = json.loads(file.read_text())
+        worth[name] = summary["leader_return"]["exact"]
+        summary |= {"optimum": optimum, "optimum_source": "best known", "regret": regret}
+        file.write_text(json.dumps(summary | {"new_best": optimum is not None}))
+    cells = page_of("toy0", "toy1", "naive").cells
+    assert cells.count("41 (best known)") == 2
+    mean = (worth["toy0"] + worth["toy1"]) / 2
+    assert {f"{41 - mean:.2g}", f"{41 - worth['naive']:.2g}"} <= set(cells)
 
 
 def test_leaders_side_by_side_from_python(tmp_path, undrawn):
@@ -616,6 +632,30 @@ def test_what_runs_are_called_is_text_and_never_code(runs):
     assert evil in page.words
 
 
+def test_names_are_drawn_as_they_are():
+    """Neither mathematics, nor HTML, nor left out of the legend."""
+    name = "_a $x_{$ <b>"
+    rows = [{"leader_objective": 1.0, "leader_steps": 1, "follower_steps": 0}]
+    made = charts([Group(name, [rows], 2.0), Group("other", [rows], 2.0)])[0]
+    assert figures.drawn(figures.draw_chart(made), "svg")
+    assert plotly(made)["data"][0]["name"] == "_a $x_{$ &lt;b&gt;"
+    game = random_game(Recipe(leader_actions=2))
+    game.names = {"leader": [name, "b"]}
+    commitment = Commitment(torch.full((1, 3, 2), 0.5).double(), None)
+    panel = figures.game_panels(game, commitment)[0]
+    assert b"_a $x_{$ &lt;b" in figures.draw_panel(panel)
+
+
+def test_tables_are_bars_or_if_they_are_large_a_map():
+    for states, actions, bars in ((1, 30, 30), (3, 4, 12), (21, 4, 0), (3, 17, 0)):
+        game = random_game(Recipe(states=states, leader_actions=actions))
+        policy = random_policies(1, states, actions)
+        axes = axes_of(figures.game_panels(game, Commitment(policy, None))[0].draw)
+        assert len(axes.patches) == bars
+        if not bars:
+            np.testing.assert_array_equal(axes.images[0].get_array(), policy[0].T)
+
+
 def test_out_takes_the_page(runs):
     before = tree()
     assert cli.main(["report", "toy0", "toy1", "--out", "new/er", "--quiet"]) == 0
@@ -765,6 +805,14 @@ def test_a_matrix_game_shows_its_payoffs_and_the_cell_that_was_played():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["swerve", "go straight"]
     (cell,) = axes.patches
     assert (round(cell.get_x()), round(cell.get_y())) == (1, 0)  # goes straight at one who swerves
+
+
+def test_a_large_matrix_game_shows_what_the_leader_is_paid():
+    paid = np.arange(90.0).reshape(9, 10)
+    game = matrix.game(leader_payoff=paid, follower_payoff=-paid)
+    axes = axes_of(lambda axes: game.picture(axes, np.ones(1), ""))
+    assert not axes.texts
+    np.testing.assert_array_equal(axes.images[0].get_array(), paid)
 
 
 def test_discrete_toy_shows_where_the_follower_is_and_what_both_chose():
