@@ -86,6 +86,7 @@ class Game(ABC):
     moves_transition: bool = False  # does a design change the transitions, not rewards alone?
     one_hot: bool = False  # does the leader observe which of finitely many states it is, one-hot?
     one_by_one: bool = False  # does `vector` step its copies one after the other?
+    grid: Grid | None = None  # where the states lie, if they are cells of a map
     longest: int | None = None  # steps after which the game itself cuts episodes, if it does
     names: Mapping[str, Sequence[str]] = MappingProxyType({})  # for pictures: of "state" (what is
     # observed), "leader" and "follower" (what they do) the numbers, or else the choices
@@ -291,10 +292,18 @@ class Game(ABC):
         """The arrays that play follows; another model than `model` only to reproduce a mismatch."""
         return self.model(design)
 
-    @property
-    def grid(self) -> Grid | None:
-        """Where the states lie, if they are cells of a grid."""
-        return None
+    def check_grid(self) -> None:
+        """Raise InputError unless the grid, if there is one, is of its states and follower."""
+        if self.grid is None:
+            return
+        if not isinstance(self.grid, Grid):
+            raise InputError(
+                "a stackelberg.Grid as the game's grid",
+                f"{type(self.grid).__name__}",
+                "write game.grid = Grid(rows, moves)",
+            )
+        moves = self.follower_space.n if isinstance(self.follower_space, spaces.Discrete) else None
+        self.grid.check(self.observation_space.shape[0], None if moves is None else int(moves))
 
     @property
     def drawn(self) -> bool:
@@ -319,6 +328,22 @@ class Game(ABC):
     def picture_moves(
         self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
     ) -> None:
-        """Draw over a picture of the state that was reached what both did to reach it."""
-        if self.finite:
+        """Draw over a picture of the state that was reached what both did to reach it.
+
+        On a grid a design with a number for every cell, where the leader moves once; the colour is
+        full at the bound of its space, or at a third of a Budget.
+        """
+        if self.grid is not None and self.leader_moves == "once":
+            if np.size(leader_action) == len(self.grid.cells):
+                self.grid.shade(axes, np.ravel(leader_action), self._full(leader_action))
+        elif self.finite:
             axes.set_xlabel(f"leader's action {leader_action}, follower's {follower_action}")
+
+    def _full(self, design: Any) -> float:
+        """The size of a design's number that is shaded fully."""
+        space = self.leader_space
+        if isinstance(space, Budget):
+            return space.total / 3
+        bounds = np.abs([space.low, space.high]) if isinstance(space, spaces.Box) else np.inf
+        most = float(np.max(bounds))
+        return most if 0 < most < np.inf else float(np.abs(design).max()) or 1.0
