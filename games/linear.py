@@ -23,13 +23,13 @@ class _Linear(Game):
     """What both kinds of linear-quadratic game share: the state is a vector, and is observed."""
 
     _model: LinearModel
-    _limit: float
+    limit: float  # within which the mean of s' is clipped, infinite unless given
 
     def _describe(
         self, model: LinearModel, follower_space: spaces.Box | None, limit: float | None
     ) -> None:
         self._model = model
-        self._limit = _checked_limit(limit)
+        self.limit = _checked_limit(limit)
         self._start, self._shock = _root(model.initial_covariance), _root(model.noise)
         self.observation_space = _unbounded(model.states)
         self.follower_space = _space("follower_space", follower_space, model.follower_actions)
@@ -91,7 +91,7 @@ class _Linear(Game):
 
     def _mean(self, model: LinearModel, z: Tensor) -> Tensor:
         """E[s'|z] [n, states]."""
-        return _times(z, model.transition.mT).clamp(-self._limit, self._limit)
+        return _times(z, model.transition.mT).clamp(-self.limit, self.limit)
 
     def _met(self, state: Tensor, leader_action: Tensor, b: Tensor) -> tuple[LinearModel, Tensor]:
         """The matrices of the rows, and z [n, K], in play."""

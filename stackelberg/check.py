@@ -486,6 +486,15 @@ def _gradient(game: Game) -> Finding:
 
 def _bounds(game: Game) -> Finding:
     """Is there a bound that the oracles do not know?"""
+    limit = getattr(game, "limit", math.inf)
+    if limit < math.inf:
+        return Finding(
+            "bounds",
+            "warn",
+            f"the state is clipped to {limit:g} either way, which exact solutions (the follower "
+            "exact, `solve`, optimum and regret) do not know",
+            "leave the limit out, or see to it that good play stays well inside",
+        )
     acting = {"follower": game.follower_space}
     if game.leader_moves == "every step":
         acting["leader"] = game.leader_space

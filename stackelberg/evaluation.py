@@ -5,14 +5,12 @@ fallen short of its best response in the leader's favour. Here followers of any 
 temperature train from scratch against the frozen leader; nothing is chosen, all are reported.
 """
 
-import contextlib
 import functools
-import hashlib
-import inspect
 import json
 import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from stackelberg.errors import InputError, told
 from stackelberg.evaluation_result import COLUMNS, EvaluationResult, Row
 from stackelberg.frozen import Frozen, SavedLeader, frozen
 from stackelberg.game import Game
-from stackelberg.identity import game_identity, settings_of
+from stackelberg.identity import content_key, game_identity, settings_of
 from stackelberg.oracle import oracle, rows_of
 from stackelberg.progress import told_steps
 from stackelberg.retraining import Kind, Training, Watch, retuned
@@ -78,7 +76,9 @@ def evaluate(
         cross_play: let every follower meet the leaders that it was not trained against as well.
         jobs: processes at once.
         kept: a folder for finished trainings, from which an evaluation that was interrupted goes
-            on. A leader given as a function is trained against anew where there are no tables.
+            on. Each is kept for its leader, game, follower and settings alone, as far as these can
+            be told, see `stackelberg.identity.content_key`. Nothing is kept of a leader given as a
+            function where there are no tables, nor of what was typed in at a prompt.
         fresh: train anew also what is kept.
         best_known: what regret is measured by, beside the game's own optimum.
         report: called after every training, and alone (jobs=1) as followers tell of theirs.
@@ -171,17 +171,30 @@ def _leaders(leader: Any, game: Game | None) -> list[Frozen]:
     if not named:
         raise InputError("at least one leader", "none", "name a run directory")
     found = [one for name, given in named.items() for one in frozen(str(name), given, game)]
-    first = game_identity(found[0].game)
+    names = [one.name for one in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError("leaders, each of another name", f"'{twice}' twice", "rename one of them")
     for one in found[1:]:
-        other = game_identity(one.game)
-        differ = [key for key in {**first, **other} if first.get(key) != other.get(key)]
-        if differ:
+        if differ := _told_apart(found[0], one):
             raise InputError(
                 f"leaders of one game, '{found[0].game.name}' as '{found[0].name}' has it",
                 f"'{one.name}' of '{one.game.name}' with another {', '.join(differ[:DIFFER])}",
                 "evaluate them apart",
             )
     return found
+
+
+def _told_apart(one: Frozen, other: Frozen) -> list[str]:
+    """What differs between the games of two leaders, as far as it is known.
+
+    That is what their runs have asked for, too, where a game shows neither tables nor matrices.
+    """
+    here, there = game_identity(one.game), game_identity(other.game)
+    if not (one.game.tabular or one.game.linear):
+        options = [leader.about.get("game_options") for leader in (one, other)]
+        if None not in options:
+            here["game_options"], there["game_options"] = options
+    return [key for key in {**here, **there} if here.get(key) != there.get(key)]
 
 
 def _name(leader: Any) -> str:
@@ -222,12 +235,8 @@ def _kind(one: Any) -> Kind:
 
 
 def _described(name: str, make: Callable[[], Follower], made: Follower) -> Kind:
-    source = b""
-    with contextlib.suppress(TypeError, OSError):
-        source = Path(inspect.getfile(type(made))).read_bytes()
     settings = {"class": type(made).__name__} | settings_of(made)
-    key = hashlib.sha256(to_json(settings).encode() + source).hexdigest()[:16]
-    return Kind(name, make, json.loads(to_json(settings)), key)
+    return Kind(name, make, json.loads(to_json(settings)), content_key(made))
 
 
 def _check(
@@ -343,6 +352,12 @@ def _results(
             "a game, leader and followers that other processes can be sent",
             told(error),
             "use jobs=1, or evaluate a run directory",
+        ) from error
+    except BrokenProcessPool as error:
+        raise InputError(
+            "processes that live until they are done",
+            "one that was ended from outside, for want of memory or by a crash",
+            "use fewer jobs, or jobs=1 to see where it ends",
         ) from error
 
 

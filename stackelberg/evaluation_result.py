@@ -37,7 +37,7 @@ class EvaluationResult:
 
     - `follower`, `temperature`, `seed`: its kind, and what it was trained at and by;
     - `leader_discounted`, `follower_discounted`: mean returns over `discounted_horizon` steps, when
-      the share `discounted_rest` of them is left, 1 where they diverge (see
+      at most the share `discounted_rest` of them is left, 1 where one diverges (see
       `stackelberg.summary.evaluation_cut`); `leader_undiscounted`, `follower_undiscounted`: up to
       the game's time limit. All of rewards alone, in `episodes` fresh episodes in which both
       players are sampled, `..._ci95` the half-width of their 95 % interval (Student's t);
@@ -112,13 +112,14 @@ class EvaluationResult:
     def groups(self) -> list[dict[str, Any]]:
         """The interquartile mean of the leader's discounted return in every group.
 
-        A group is of runs that were trained alike but for the seed; a leader of unknown origin is
-        one by itself. It is named by its estimator, or where that does not tell it from the others
-        by its first leader. Every follower and temperature is a task, and `runs` counts the runs of
-        each. They are its leaders (`run` = "training run", each its mean over the followers'
-        seeds), or of a single leader the followers (`run` = "follower": these tell nothing of what
-        other training runs would come to). `interval` is None where a task has fewer than
-        `statistics.FEWEST` runs. `profile` tells the share of runs above each of `thresholds`.
+        A group is of runs that were trained alike but for the seed, or of the M leaders of one
+        object; any other leader is one by itself. It is named by its estimator, or where that does
+        not tell it from the others by its first leader. Every follower and temperature is a task,
+        and `runs` counts the runs of each. They are its leaders (`run` = "training run", each its
+        mean over the followers' seeds), or of a single leader the followers (`run` = "follower":
+        these tell nothing of what other training runs would come to). `interval` is None where a
+        task has fewer than `statistics.FEWEST` runs. `profile` tells the share of runs above each
+        of `thresholds`.
         """
         columns = self._columns()
         every = np.concatenate([c for tasks in columns.values() for c in tasks])
@@ -175,10 +176,13 @@ class EvaluationResult:
         """The leaders of every group."""
         alike: dict[str, list[dict[str, Any]]] = {}
         for one in self.leaders:
-            key = one.get("setting") or one["name"].partition(" #")[0]
+            key = one.get("setting", one["name"])
             alike.setdefault(key, []).append(one)
         by = [group[0].get("estimator") for group in alike.values()]
-        names = [group[0]["name"].partition(" #")[0] for group in alike.values()]
+        names = [
+            group[0]["name"].partition(" #")[0] if group[1:] else group[0]["name"]
+            for group in alike.values()
+        ]
         told = None not in by and len(set(by)) == len(by)
         groups = zip(by if told else names, alike.values(), strict=True)
         return {str(head): [one["name"] for one in group] for head, group in groups}
@@ -430,7 +434,7 @@ def _warnings(result: EvaluationResult) -> Iterator[str]:
         of = f"{one['leader']}, {one['follower']}, temperature {one['temperature']:g}"
         after = f"after {one['discounted_horizon']:,} steps"
         if one["discounted_rest"] >= 1:
-            yield f"{of}: discounted returns diverge, and are cut {after}"
+            yield f"{of}: a discounted return diverges, and is cut {after}"
         elif one["discounted_rest"] > TOLD:
             yield f"{of}: discounted returns are cut {after}, {one['discounted_rest']:.0%} is left"
     asked = result.about.get("half_width")

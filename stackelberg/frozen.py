@@ -1,6 +1,7 @@
 """Leaders that learn no more: of a run, of a program, or given as functions and tables."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +29,9 @@ from stackelberg.run_directory import (
     to_json,
 )
 from stackelberg.search import replicate
-from stackelberg.types import Commitment, Leader, commit, everywhere, inside
+from stackelberg.types import Commitment, Leader, check_inside, commit, everywhere
 
-SINGLE = 1e-6  # by which probabilities in single precision may miss their sum
+SINGLE = 1e-5  # by how much a sum of probabilities in single precision may miss 1
 _ASKED = 8  # times that a function is asked in a state where its answer is kept
 
 # What an observation [d] of the leader is answered by: an action, or in a Discrete space the
@@ -206,7 +207,8 @@ def _of_saved(name: str, saved: SavedLeader, reread: bool) -> list[Frozen]:
     """
     path, config = saved.path, saved.config
     metrics = read_metrics(path, saved.iteration)
-    told = {key: config.get(key) for key in ("estimator", "access", "follower", "iterations")}
+    keys = "estimator", "access", "follower", "iterations", "game_options"
+    told = {key: config.get(key) for key in keys}
     told |= {"run": str(path), "outer_iterations": saved.iteration}
     told["setting"] = _digest(to_json(config | {"seeds": None}, sort_keys=True).encode())
     leaders = []
@@ -214,15 +216,8 @@ def _of_saved(name: str, saved: SavedLeader, reread: bool) -> list[Frozen]:
         about = told | {"seed": config["seeds"][i]}
         about["prediction"] = _prediction(path, metrics, saved.iteration, i)
         origin = (name, str(path), i) if reread else None
-        key = f"{one.key}{source_key(config['game'])}"
-        leaders.append(Frozen(one.name, one.game, one.commitment, key, about, origin))
+        leaders.append(dataclasses.replace(one, about=about, origin=origin))
     return leaders
-
-
-def source_key(reference: str) -> str:
-    """What tells a user's own file, path/to/file.py:name, from another; nothing of other names."""
-    file = Path(reference.rpartition(":")[0])
-    return _digest(file.read_bytes()) if file.suffix == ".py" and file.is_file() else ""
 
 
 def _key(tensors: Mapping[str, Tensor]) -> str:
@@ -242,8 +237,9 @@ def _singled(name: str, leader: Leader, game: Game) -> list[Frozen]:
         rows = list(leader.parameters())
         alone = [replicate(leader, [p[i : i + 1] for p in rows]) for i in range(leader.count)]
         names = [name] if len(alone) == 1 else [f"{name} #{i}" for i in range(len(alone))]
+        alike = {} if len(alone) == 1 else {"setting": name}
         return [
-            Frozen(name, game, commit(game, one).detach(), _key(one.state_dict()))
+            Frozen(name, game, commit(game, one).detach(), _key(one.state_dict()), alike)
             for name, one in zip(names, alone, strict=True)
         ]
 
@@ -305,12 +301,8 @@ def _of_array(game: Game, given: Any) -> Commitment:
             "give one entry for each dimension" if once else "give a row for each state",
         )
     if not once:
-        check_distribution("the leader's f(a|s)", rows)
-        return Commitment(rows[None])
-    if not inside(game.leader_space, rows[None]).all():
-        raise InputError(
-            f"a design inside {game.leader_space}", f"{rows.tolist()}", "give another one"
-        )
+        return Commitment(_probabilities(rows)[None])
+    check_inside(game, "the leader", rows[None])
     states = game.observation_space.shape[0] if game.tabular else 0
     return Commitment(torch.ones(1, states, 1, dtype=torch.float64), rows[None])
 
@@ -361,17 +353,19 @@ def _as_odds(said: np.ndarray, actions: int) -> np.ndarray:
     if said.shape == () and said.dtype.kind in "iu" and 0 <= said < actions:
         return np.eye(actions)[int(said)]
     if said.shape == (actions,) and said.dtype.kind == "f":
-        odds = said.astype(np.float64)
-        if abs(odds.sum() - 1) < SINGLE:  # observations are float32
-            odds /= odds.sum()
-        check_distribution("the leader's f(a|s)", torch.from_numpy(odds)[None])
-        return odds
+        return _probabilities(torch.from_numpy(said.astype(np.float64))).numpy()
     raise InputError(
         f"a function that returns an action from 0 to {actions - 1}, or the probabilities "
         f"[{actions}] of all",
         f"{said.tolist()!r}",
         "mend what it returns",
     )
+
+
+def _probabilities(given: Tensor) -> Tensor:
+    """f(a|s) [..., A], which may have been normalised in single precision."""
+    check_distribution("the leader's f(a|s)", given, SINGLE)
+    return given / given.sum(-1, keepdim=True)
 
 
 class _BoxFunction(nn.Module):

@@ -1,8 +1,13 @@
 """What a run was made of: enough to tell another game, leader or follower from its own."""
 
 import dataclasses
+import functools
 import hashlib
+import inspect
 import json
+import types
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,3 +94,71 @@ def settings_of(part: Any) -> dict[str, Any]:
         elif value is None or isinstance(value, (bool, int, float, str)):
             found[name] = value
     return found
+
+
+# ---------------------------------------------------------------- by all that can be seen
+
+
+def content_key(part: Any) -> str | None:
+    """A fingerprint of all that can be seen of what a game or follower does.
+
+    That is the source files of its class, and its attributes: plain values, arrays, containers,
+    dataclasses and spaces by what they hold, functions by their source, what they close over and
+    the globals that they name, other objects by their class. None where a source cannot be read, as
+    of what is typed in at a prompt.
+    """
+    own = getattr(part, "__dict__", {})
+    made = {name for name in own if _is_cached(type(part), name)}  # from what else there is
+    held = {name: value for name, value in own.items() if name not in made}
+    try:
+        return _digest(repr([_content(type(part)), _content(held)]).encode())
+    except (OSError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def _is_cached(kind: type, name: str) -> bool:
+    return isinstance(inspect.getattr_static(kind, name, None), functools.cached_property)
+
+
+def _content(part: Any) -> Any:
+    """Of one thing, in plain types. Raises OSError where a source cannot be read."""
+    if part is None or isinstance(part, (bool, int, float, str, bytes)):
+        return part
+    if isinstance(part, Tensor):
+        part = part.detach().cpu().numpy()
+    if isinstance(part, (np.ndarray, np.generic)):
+        return str(part.dtype), part.shape, _digest(part.tobytes())
+    if isinstance(part, Mapping):
+        return [(str(key), _content(value)) for key, value in part.items()]
+    if isinstance(part, (list, tuple)):
+        return [_content(one) for one in part]
+    if isinstance(part, functools.partial):
+        return _content([part.func, part.args, part.keywords])
+    if isinstance(part, types.FunctionType):
+        seen, code = inspect.getclosurevars(part), part.__code__
+        named = [_source(v) if callable(v) else _content(v) for v in seen.globals.values()]
+        given = _content([part.__defaults__, part.__kwdefaults__, seen.nonlocals])
+        return _source(part), code.co_firstlineno, code.co_linetable, named, given
+    if isinstance(part, type):
+        return [_source(kind) for kind in part.__mro__]
+    if isinstance(part, spaces.Space):
+        return _content([repr(part), *(getattr(part, end, None) for end in ("low", "high"))])
+    if dataclasses.is_dataclass(part):
+        return _content([type(part), vars(part)])
+    return _source(type(part))
+
+
+def _source(thing: Any) -> tuple[str, str]:
+    """The name of a class or function, and the file that it is written in."""
+    kind = thing if inspect.isroutine(thing) or isinstance(thing, type) else type(thing)
+    try:
+        file = inspect.getfile(kind)
+    except (TypeError, OSError):
+        if kind.__module__ == "__main__":
+            raise OSError(f"no source of {kind}") from None
+        return kind.__qualname__, ""  # built in
+    return kind.__qualname__, _digest(Path(file).read_bytes())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

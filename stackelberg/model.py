@@ -117,7 +117,7 @@ def check_distribution(name: str, rows: Tensor, tolerance: float = 1e-8) -> None
         raise InputError(
             f"{name}: rows that sum to 1 over the last dimension",
             f"a sum of {rows.sum(-1)[where].item():.10g} at row {list(where)}",
-            f"normalise it in float64: {name} / {name}.sum(-1, keepdims=True)",
+            "normalise it in float64: divide it by its sum(-1, keepdims=True)",
         )
 
 

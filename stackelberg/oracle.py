@@ -39,9 +39,9 @@ class Oracle(Protocol):
         ...
 
     def growth(self, response: object) -> Tensor:
-        """Factor by which the size of rewards grows in a step, [M] >= 1.
+        """Factor by which the size of rewards grows in a step, the leader's and the follower's.
 
-        Where a response does not show how it acts, under the best one.
+        [2, M] >= 1. Where a response does not show how it acts, under the best one.
         """
         ...
 
@@ -99,7 +99,7 @@ class TabularOracle:
         return exact.follower_gap(model, self.commitment.policy, response.policy)
 
     def growth(self, response: object) -> Tensor:
-        return torch.ones(len(self.commitment.policy), dtype=torch.float64)
+        return torch.ones(2, len(self.commitment.policy), dtype=torch.float64)
 
     def surrogates(self, commitment: Commitment) -> tuple[Tensor, Tensor]:
         model = self.game.model(commitment.design)
@@ -145,7 +145,9 @@ class LinearOracle:
 
     def growth(self, response: object) -> Tensor:
         found = response.found if isinstance(response, LinearResponse) else self.best
-        return linear.radius(linear.close(*self.parts, found.answer)).clamp(min=1.0).square()
+        own = linear.radius(linear.close(*self.parts, found.answer)).clamp(min=1.0).square()
+        costly = self.parts[0].leader_cost.any()  # bumps alone do not grow
+        return torch.stack([own if costly else torch.ones_like(own), own])
 
     def surrogates(self, commitment: Commitment) -> tuple[Tensor, Tensor]:
         return linear.surrogates(*in_matrices(self.game, commitment), self.best.answer)

@@ -25,7 +25,7 @@ from stackelberg.errors import InputError
 from stackelberg.evaluation_result import RETURNS, Row
 from stackelberg.frozen import Frozen
 from stackelberg.game import Game
-from stackelberg.identity import game_identity
+from stackelberg.identity import content_key, game_identity
 from stackelberg.oracle import oracle
 from stackelberg.process import single_thread
 from stackelberg.rollout import play
@@ -33,7 +33,7 @@ from stackelberg.run_directory import to_json
 from stackelberg.summary import Cut, evaluation_cut, half_widths, plain, versions
 from stackelberg.types import Commitment, Follower, TabularResponse
 
-FORMAT = 2  # of trainings that are kept
+FORMAT = 3  # of trainings that are kept
 TRAIN, PLAY = 11, 12  # what random numbers are for
 BATCH = 1_000_000  # steps of play at once
 SIDE_BY_SIDE = 64  # copies of a game that steps them one by one
@@ -48,7 +48,7 @@ class Kind(NamedTuple):
     name: str
     make: Callable[[], Follower]
     settings: dict[str, Any]  # of it, in JSON
-    key: str  # what tells it from others: its settings, and the file that its class is written in
+    key: str | None  # what tells it from others; None where that is unknown
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,18 @@ class Training:
 
     @property
     def file(self) -> str | None:
-        """Where its rows are kept: a name that changes with all that they depend on."""
+        """Where its rows are kept: a name that changes with all that they depend on.
+
+        None where that cannot be told.
+        """
         leaders = [one.key for one in (self.leader, *self.opponents)]
-        if None in leaders:
+        rules = content_key(self.leader.game)
+        if None in (*leaders, rules, self.follower.key):
             return None
         whole = self.place | {
             "format": FORMAT,
             "versions": versions(),
-            "game": game_identity(self.leader.game),
+            "game": [game_identity(self.leader.game), rules],
             "leaders": leaders,
             "names": [one.name for one in self.opponents],
             "follower": [self.follower.name, self.follower.key],

@@ -60,16 +60,17 @@ def improvement_interval(scores: Columns, others: Columns, seed: int = 0) -> Int
 
 def performance_profile(scores: Columns, thresholds: np.ndarray) -> np.ndarray:
     """The share of runs whose score exceeds each threshold [n], tasks weighing alike: [n]."""
-    return np.mean([(column[:, None] > thresholds).mean(0) for column in scores], 0)
+    return np.mean([stats.ecdf(column).sf.evaluate(thresholds) for column in scores], 0)
 
 
 def _improvement(*columns: np.ndarray, axis: int = -1) -> Any:
     """Over the tasks; the first half of the columns are those of x."""
     half = len(columns) // 2
-    found = []
-    for x, y in zip(columns[:half], columns[half:], strict=True):
-        above = np.sign(x[..., :, None] - y[..., None, :])
-        found.append((0.5 + above / 2).mean((-2, -1)))
+    found = [
+        stats.mannwhitneyu(x, y, axis=axis, method="asymptotic").statistic
+        / (x.shape[axis] * y.shape[axis])
+        for x, y in zip(columns[:half], columns[half:], strict=True)
+    ]
     return np.mean(found, 0)
 
 

@@ -31,32 +31,35 @@ class Cut(NamedTuple):
     """Where evaluation episodes are cut."""
 
     horizon: int  # steps
-    rest: Tensor  # [M] share of the discounted returns that is left then; 1 where they diverge
+    rest: Tensor  # [M] share of a discounted return that is left then; 1 where it diverges
 
 
 @torch.no_grad()
 def evaluation_cut(game: Game, commitment: Commitment, response: Response) -> Cut:
     """After how many steps both players' discounted returns have settled to `NEGLIGIBLE`.
 
-    What is left falls by a factor c discount a step, c that by which rewards grow: in a linear game
-    the square of the spectral radius of the closed loop (that of the best response where the one
-    that acts does not show how), 1 in tables. Games that show neither tables nor matrices go by the
-    discount alone, c = 1, and what grows there along an episode is cut too early.
+    What is left of either falls by a factor c discount a step, c that by which its rewards grow: in
+    a linear game the square of the spectral radius of the closed loop (that of the best response
+    where the one that acts does not show how), 1 of a leader that bumps alone pay, 1 in tables.
+    Where there is no oracle the discount alone counts, c = 1, and what grows along an episode is
+    cut too early.
 
     No horizon is longer than `LONGEST` (closer to 1 a discount makes episodes that no memory
     holds), than the game itself allows, or than rewards stay below `HUGE`; `rest` tells what that
-    leaves. Where c discount >= 1 returns diverge: episodes are as long as the discount alone asks.
+    leaves of the return that has more to come. Where c discount >= 1 a return diverges: for it
+    episodes are as long as the discount alone asks.
     """
-    discount = max(game.leader_discount, game.follower_discount)
+    discounts = [game.leader_discount], [game.follower_discount]
+    discount = torch.tensor(discounts, dtype=torch.float64)
     truth = oracle(game, commitment)
-    unknown = torch.ones(len(commitment.policy), dtype=torch.float64)
+    unknown = torch.ones(2, len(commitment.policy), dtype=torch.float64)
     growth = unknown if truth is None else truth.growth(response)
     rate = growth * discount
     needed = _settles(torch.where(rate < 1, rate, discount)).max()
     bound = (math.log(HUGE) / growth.log()).min().floor()
     longest = LONGEST if game.longest is None else min(game.longest, LONGEST)
     horizon = max(1, int(min(needed, bound, torch.tensor(float(longest)))))
-    return Cut(horizon, (rate**horizon).clamp(max=1.0))
+    return Cut(horizon, (rate**horizon).amax(0).clamp(max=1.0))
 
 
 def _settles(rate: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from stackelberg.exact import SoftResponse
 from stackelberg.game import ROUNDING, Budget, Game
 from stackelberg.linear import LinearBest
 from stackelberg.linear_model import LinearAnswer
+
+SHOWN = 8  # entries of a design in an error, beyond which the middle is left out
 
 
 class Leader(Protocol):
@@ -201,7 +204,7 @@ def commit(game: Game, leader: Leader, points: Tensor | None = None) -> Commitme
                 "use one with a method design(), for example agents.SoftmaxBudget",
             )
         design = _fitting(game, leader, leader.design, game.leader_space.shape)
-        _check_inside(game, leader, design)
+        check_inside(game, type(leader).__name__, design)
         return Commitment(torch.ones(leader.count, states, 1, dtype=torch.float64), design)
     if isinstance(game.leader_space, spaces.Box):
         _check_box_leader(game, leader)
@@ -259,13 +262,15 @@ def _fitting(
     return made
 
 
-def _check_inside(game: Game, leader: Leader, designs: Tensor) -> None:
-    """Raise InputError unless the designs [M, d] are inside the game's space."""
+def check_inside(game: Game, who: str, designs: Tensor) -> None:
+    """Raise InputError unless the designs [M, d], of whom they are, are inside the game's space."""
     fits = inside(game.leader_space, designs)
     if not fits.all():
+        first = designs[~fits][0].detach().numpy()
+        shown = np.array2string(first, 1000, threshold=SHOWN, edgeitems=2)
         raise InputError(
             f"designs inside {game.leader_space}",
-            f"{type(leader).__name__} with the design {designs[~fits][0].tolist()}",
+            f"{who} with the design {shown}",
             "use a leader that stays inside, for example by agents.leaders.default_leader",
         )
 
@@ -276,7 +281,7 @@ def inside(space: spaces.Space, designs: Tensor) -> Tensor:
     if not isinstance(space, spaces.Box):
         return torch.ones(len(rows), dtype=torch.bool)
     low, high = torch.from_numpy(space.low), torch.from_numpy(space.high)
-    slack = ROUNDING * (high - low)
+    slack = torch.nan_to_num(ROUNDING * (high - low), posinf=0.0)
     fits = ((low - slack <= rows) & (rows <= high + slack)).all(-1)
     if isinstance(space, Budget):
         fits &= rows.sum(-1) <= space.total * (1 + ROUNDING)

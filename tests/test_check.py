@@ -327,6 +327,13 @@ def test_bounds_that_exact_solutions_do_not_know(boxes, said):
     assert item["bounds"].status == ("warn" if boxes else "ok")
 
 
+def test_a_limit_that_exact_solutions_do_not_know():
+    cost = np.diag([0.0, 1.0, 1.0, 1.0])
+    item = found(LinearGame([[0.0, 0.5, 0.1, 0.5]], cost, cost, noise=[[0.1]], limit=2.5))
+    assert "clipped to 2.5 either way" in item["bounds"].found
+    assert item["bounds"].status == "warn"
+
+
 def test_designs_keep_to_their_bounds():
     assert found(building.game())["bounds"].status == "ok"
 

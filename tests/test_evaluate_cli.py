@@ -36,8 +36,8 @@ class Slow(ExactFollower):
 """
 PARKING = """
 from small_envs import Parking
-def parallel_env():
-    return Parking(length=3)
+def parallel_env(length: int = 3):
+    return Parking(length=length)
 """
 
 
@@ -180,6 +180,12 @@ def test_an_environment_with_a_leader_agent_is_made_again(capsys):
     rows = found("x")["rows"]
     assert [row["temperature"] for row in rows] == [0.3, 0.5]
     assert rows[0]["leader_exact"] is rows[0]["follower_gap"] is None
+    parts += ["--game-option", "length=4"]
+    assert cli.main(["train", "parking.py:parallel_env", *parts, "--out", "longer"]) == 0
+    capsys.readouterr()
+    assert "with another game_options" in refused(capsys, "x", "longer", *quick)
+    shutil.copytree("x", "again")
+    assert cli.main(["evaluate", "x", "again", *quick]) == 0
 
 
 def test_options_of_followers():

@@ -7,9 +7,11 @@ import io
 import itertools
 import json
 import math
+import os
 import pickle
 import re
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from gymnasium import spaces
 from hidden import HidingFollower, Lookup, coded
 from random_games import iterated_objective
 from scipy import stats
+from small_envs import Parking
 from strategies import Recipe, random_game
 
 from agents import ExactFollower, SoftQConfig, SoftQFollower, default_leader
@@ -40,7 +43,8 @@ from stackelberg.figures import draw_cross_play
 from stackelberg.frozen import frozen
 from stackelberg.game import Game, Step
 from stackelberg.oracle import in_matrices
-from stackelberg.types import commit
+from stackelberg.parallel import from_parallel_env
+from stackelberg.types import commit, inside
 
 TOY = discrete_toy.game()
 SOMETIMES = np.array([[0.5, 0.5], [0.8, 0.2], [0.5, 0.5]])  # close in A every fifth time
@@ -251,8 +255,39 @@ def test_a_leader_whose_return_diverges_is_worth_nothing_finite(capsys):
     assert (summary["regret"], summary["regret_source"]) == (None, "exact")
     print_tables(result)
     said = capsys.readouterr().out
-    assert "diverge, and are cut after 88 steps" in said
+    assert "a discounted return diverges, and is cut after 88 steps" in said
     assert re.search(r"\| -inf +\| -1 +\| the game's \| inf ", said)
+
+
+def test_what_is_paid_for_a_bump_does_not_grow_with_the_state():
+    """The leader is paid near 0 alone, which the state leaves for ever."""
+    options = {"noise": [[0.01]], "initial_mean": [0.1], "temperature": 0.001, "horizon": 20}
+    game = LinearGame(
+        [[0.0, 1.2, 0.1, 0.3]],
+        np.zeros((4, 4)),
+        np.diag([0.0, 0.001, 0.0, 1.0]),
+        bump=[[0.0, 1.0, 0.0, 0.0]],
+        **options,
+        leader_discount=0.9,
+        follower_discount=0.5,
+    )
+    result = evaluate(default_leader(game), game, ["exact"], seeds=(0, 1), episodes=400)
+    truth = result.standings[0]["objective"]
+    for row in result.rows:
+        assert row["discounted_horizon"] == math.ceil(math.log(1e-4) / math.log(0.9))
+        assert row["discounted_rest"] <= 1e-4
+        assert row["leader_exact"] == pytest.approx(truth)
+    assert max(map(abs, z_scores(result, {"leader_discounted": truth}))) < 4
+
+
+def test_a_return_that_settles_is_not_cut_because_the_other_one_diverges():
+    """A follower that stops at once leaves the state growing by about 1.09 a step."""
+    game = tame(1.09, leader_discount=0.8, follower_discount=0.9)
+    once = functools.partial(ExactFollower, 1)
+    (row,) = evaluate(default_leader(game), game, [once], seeds=(0,), episodes=100).rows
+    assert 150 < row["discounted_horizon"] < 250  # the discount of 0.9 alone would end after 88
+    assert (row["discounted_rest"], row["follower_gap"]) == (1.0, None)
+    assert abs(row["leader_discounted"] - row["leader_exact"]) < 2 * row["leader_discounted_ci95"]
 
 
 def test_episodes_stay_within_what_numbers_hold():
@@ -313,6 +348,20 @@ def test_many_leaders_are_evaluated_one_by_one():
         value = exact.objective(TOY.model(), policy[i : i + 1]).item()
         assert result.rows[i]["leader_exact"] == pytest.approx(value, rel=1e-9)
         assert standing["objective"] == pytest.approx(value, rel=1e-9)
+
+
+def test_names_of_leaders_tell_them_apart():
+    """What a user calls "a #1" and "a #2" are two leaders, not two runs of one training."""
+    several, one = default_leader(TOY, (0, 1)), default_leader(TOY, (5,))
+    result = evaluate({"a": several, "b #1": one, "b #2": one}, TOY, ["exact"], **QUICK)
+    assert [(group["group"], group["runs"]) for group in result.groups()] == [
+        ("a", [2]),
+        ("b #1", [1]),
+        ("b #2", [1]),
+    ]
+    for named in ({"a": several, "a #0": one}, {1: one, "1": one}):
+        with pytest.raises(InputError, match="each of another name"):
+            evaluate(named, TOY, ["exact"], **QUICK)
 
 
 def test_a_function_is_the_table_of_what_it_says():
@@ -397,21 +446,36 @@ def test_a_leader_that_does_not_fit(leader, said):
         evaluate(leader, TOY, ["exact"], **QUICK)
 
 
-def test_probabilities_may_be_of_single_precision():
-    """As they are where a function computes them from what is observed."""
-    game = discrete_toy.game()
-    thirds = np.array([[1 / 3, 2 / 3]] * 3)
-    found = [
-        evaluate(leader, game, ["exact"], **QUICK).standings[0]["objective"]
-        for leader in (thirds, lambda seen: np.array([seen.sum() / 3, 1 - seen.sum() / 3]))
-    ]
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+def test_probabilities_in_single_precision_are_taken():
+    """As networks give them: their sums miss 1 by more than those in double precision."""
+    odds = np.float32([[0.7, 0.3], [0.6, 0.4], [0.2, 0.8]]) / np.float32(1.0000001)
+    assert max(abs(odds.astype(float).sum(1) - 1)) > 1e-8
+    table = evaluate({"leader": odds}, TOY, ["exact"], **QUICK)
+    said = evaluate({"leader": lambda seen: odds[seen.argmax()]}, TOY, ["exact"], **QUICK)
+    assert said.rows == table.rows
+    policy = torch.tensor(odds).double()
+    value = iterated_objective(TOY.model(), policy / policy.sum(-1, keepdim=True), 4000)
+    assert table.standings[0]["objective"] == pytest.approx(value, rel=1e-9)
 
 
-@pytest.mark.parametrize("leader", [lambda seen: 1, np.zeros(3), np.full(44, 1.0)])
-def test_a_design_that_does_not_fit(leader):
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("leader", "said"),
+    [
+        (lambda seen: 1, "got a function"),
+        (np.zeros(3), r"a design of shape \[104\] .* got shape \[3\]"),
+        (np.ones(104), r"designs inside Budget.* with the design \[1. 1. ... 1. 1.\]"),
+        (np.full(104, np.nan), "designs inside Budget"),
+        (np.full(104, "x"), "a leader: a run directory"),
+    ],
+)
+def test_a_design_that_does_not_fit(leader, said):
+    with pytest.raises(InputError, match=said):
         evaluate(leader, four_rooms.game(), ["exact"], **QUICK)
+
+
+def test_a_design_below_a_box_that_is_open_above_is_outside():
+    space = spaces.Box(0.0, np.inf, (1,), np.float64)
+    assert inside(space, torch.tensor([[-1.0], [0.0], [1e9]])).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -590,6 +654,87 @@ def test_what_is_kept_is_used_for_nothing_else(tmp_path):
     assert Counting.trainings == before + 3
 
 
+class Pointed(Game):
+    """Without tables: two coordinates, and a point that nobody sees."""
+
+    def __init__(self, point: Any, **settings: Any) -> None:
+        super().__init__(horizon=3, leader_discount=0.5, follower_discount=0.5, **settings)
+        self.point = point
+        self.leader_space = self.follower_space = spaces.Discrete(2)
+        self.observation_space = spaces.Box(-1, 1, (2,))
+
+    def initial(self, n, generator):
+        return torch.zeros(n, 2)
+
+    def observe(self, state):
+        return state
+
+    def step(self, state, leader_action, follower_action, generator):
+        paid = (state - torch.as_tensor(self.point)).square().sum(-1)
+        return Step(state, paid, paid, torch.zeros(len(state), dtype=torch.bool))
+
+
+class Still:
+    """Counts its trainings."""
+
+    name, trainings = "still", 0
+
+    def __init__(self, layers: tuple[int, ...] = (1,)) -> None:
+        self.layers = layers
+
+    def best_respond(self, game, commitment, seeds):
+        Still.trainings += 1
+        return self
+
+    def sample(self, observation, leader_action, generator):
+        shape = observation.shape[:2] + ((1,) if leader_action.ndim > 2 else ())
+        return torch.zeros(shape, dtype=torch.long if len(shape) == 2 else torch.float32)
+
+
+def parking(length: int) -> Game:
+    return from_parallel_env(lambda: Parking(length=length))
+
+
+CHANGED = {
+    "a tensor": (lambda: Pointed(torch.zeros(2)), lambda: Pointed(torch.ones(2))),
+    "a list": (lambda: Pointed([0.0, 0.0]), lambda: Pointed([0.0, 1.0])),
+    "what is closed over": (lambda: parking(2), lambda: parking(4)),
+    "an argument": (
+        lambda: from_parallel_env(functools.partial(Parking, length=2)),
+        lambda: from_parallel_env(functools.partial(Parking, length=4)),
+    ),
+    "a limit": (lambda: tame(1.1, limit=9.0), lambda: tame(1.1, limit=0.5)),
+    "a space": (
+        lambda: tame(1.1, follower_space=spaces.Box(-1, 1, (1,))),
+        lambda: tame(1.1, follower_space=spaces.Box(-2, 2, (1,))),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_what_is_kept_of_a_game_is_not_used_for_another(tmp_path, what):
+    """Also where the two differ in nothing that the leader sees."""
+    make, other = CHANGED[what]
+    leader = default_leader(make())
+    for game, more in ((make(), 1), (make(), 0), (other(), 1), (make(), 0)):
+        before = Still.trainings
+        evaluate(leader, game, [Still], kept=tmp_path, **QUICK)
+        assert Still.trainings == before + more
+
+
+def test_what_is_kept_of_a_follower_is_not_used_for_another(tmp_path, monkeypatch):
+    """Nor is anything kept of one that was typed in at a prompt."""
+    game = Pointed([0.0, 0.0])
+    typed: dict[str, Any] = {"Still": Still, "__name__": "__main__"}
+    exec("class Typed(Still): pass", typed)
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    made = (Still, lambda: Still((2,)), Still, typed["Typed"], typed["Typed"])
+    for make, more in zip(made, (1, 1, 0, 1, 1), strict=True):
+        before = Still.trainings
+        evaluate(default_leader(game), game, [make], kept=tmp_path, **QUICK)
+        assert Still.trainings == before + more
+
+
 @pytest.mark.parametrize("content", ["", "{", "3"])
 def test_a_damaged_training_is_made_anew(tmp_path, content):
     first = kept_evaluation(tmp_path)
@@ -609,6 +754,8 @@ def test_processes_side_by_side_find_the_same(tmp_path):
         assert told == [(i, 3) for i in range(4)]
     with pytest.raises(InputError, match=r"a follower 'wrong' .* ZeroDivisionError"):
         evaluate(SOMETIMES, TOY, [Wrong], **options)
+    with pytest.raises(InputError, match="processes that live until they are done"):
+        evaluate(SOMETIMES, TOY, [Killed], **options)
 
 
 class Wrong:
@@ -616,6 +763,13 @@ class Wrong:
 
     def best_respond(self, game, commitment, seeds):
         return 1 / 0
+
+
+class Killed:
+    name = "killed"
+
+    def best_respond(self, game, commitment, seeds):
+        os._exit(9)
 
 
 def test_what_other_processes_are_sent(tmp_path):
@@ -750,14 +904,18 @@ def test_interquartile_mean_and_profile_of_known_values():
     assert profile.tolist() == [1.0, 0.5, (0 + 0.25) / 2, 0.0]
 
 
-def test_probability_of_improvement_is_mann_and_whitneys():
+def test_probability_of_improvement_counts_pairs():
     rng = np.random.default_rng(0)
     x, y = ([rng.integers(0, 6, n).astype(float) for n in sizes] for sizes in ((5, 8), (7, 6)))
-    u = [stats.mannwhitneyu(a, b).statistic / len(a) / len(b) for a, b in zip(x, y, strict=True)]
-    assert statistics.probability_of_improvement(x, y) == pytest.approx(np.mean(u))
+    won = [
+        np.mean([(a > b) + (a == b) / 2 for a, b in itertools.product(*pair)])
+        for pair in zip(x, y, strict=True)
+    ]
+    assert statistics.probability_of_improvement(x, y) == pytest.approx(np.mean(won))
     assert statistics.probability_of_improvement(x, x) == 0.5
+    assert statistics.probability_of_improvement([np.ones(1)], [np.zeros(3)]) == 1.0
     low, high = statistics.improvement_interval(x, y)
-    assert 0 <= low < np.mean(u) < high <= 1
+    assert 0 <= low < np.mean(won) < high <= 1
 
 
 def test_the_bootstrap_draws_within_tasks():
