@@ -18,6 +18,7 @@ from stackelberg.linear_model import LinearModel
 from stackelberg.model import TabularModel, check_settings
 from stackelberg.vector import VectorGame, VectorSteps
 
+EVEN_SHARES = 10  # even shares of a budget, at which a picture's colour is full
 ROUNDING = 1e-5  # of its size, by which an action in single precision may leave its space
 
 
@@ -331,7 +332,7 @@ class Game(ABC):
         """Draw over a picture of the state that was reached what both did to reach it.
 
         On a grid a design with a number for every cell, where the leader moves once; the colour is
-        full at the bound of its space, or at a third of a Budget.
+        full at the bound of its space, or at ten even shares of a Budget.
         """
         if self.grid is not None and self.leader_moves == "once":
             if np.size(leader_action) == len(self.grid.cells):
@@ -343,7 +344,7 @@ class Game(ABC):
         """The size of a design's number that is shaded fully."""
         space = self.leader_space
         if isinstance(space, Budget):
-            return space.total / 3
+            return min(1, EVEN_SHARES / len(space.low)) * space.total
         bounds = np.abs([space.low, space.high]) if isinstance(space, spaces.Box) else np.inf
         most = float(np.max(bounds))
         return most if 0 < most < np.inf else float(np.abs(design).max()) or 1.0

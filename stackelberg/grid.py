@@ -95,10 +95,9 @@ class Grid:
         """
         self._check_states(states)
         if moves != len(self.moves):
-            got = "whose actions are no finite choice" if moves is None else f"who has {moves}"
             raise InputError(
-                f"a follower with the {len(self.moves)} moves of the game's grid",
-                f"one {got}",
+                "as many moves in the game's grid as the follower has actions",
+                f"{len(self.moves)} for {'a continuous action' if moves is None else moves}",
                 "give Grid.moves one (rows down, columns to the right) for each of its actions",
             )
 
