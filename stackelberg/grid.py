@@ -145,7 +145,7 @@ class Grid:
         """
         share = self._mapped(np.clip(np.asarray(design, float) / most, -1, 1))
         alpha = np.nan_to_num(np.abs(share))
-        axes.imshow(share, cmap="bwr", vmin=-1, vmax=1, alpha=alpha)
+        axes.imshow(np.sign(share), cmap="bwr", vmin=-1, vmax=1, alpha=alpha)
 
     def _mapped(self, values: np.ndarray) -> np.ndarray:
         """Numbers of cells on the map [rows, columns], NaN at walls."""

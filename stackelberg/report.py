@@ -557,15 +557,13 @@ def _evaluation(run: Run) -> dict[str, Any] | None:
 
 
 def _short(leaders: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Leaders that are named by their runs' folders, by the ends of these that tell them apart."""
+    """Of leaders that are named by their runs' paths, the ends of these that tell them apart."""
     heads = {one["name"]: one["name"].partition(" #") for one in leaders}
-    runs = list(dict.fromkeys(heads[one["name"]][0] for one in leaders if "run" in one))
-    ends = dict(zip(runs, distinct([Path(run).resolve() for run in runs]), strict=True))
-    return ends | {
-        name: ends[head] + number + rest
-        for name, (head, number, rest) in heads.items()
-        if head in ends
-    }
+    runs = {one["run"] for one in leaders if one.get("run") == heads[one["name"]][0]}
+    paths = {Path(run).resolve(): run for run in sorted(runs)}
+    ends = {paths[path]: end for path, end in zip(paths, distinct(list(paths)), strict=True)}
+    told = {name: ends.get(head, head) + mark + i for name, (head, mark, i) in heads.items()}
+    return ends | told if len(set(told.values())) == len(told) else {}
 
 
 def _renamed(found: Any, names: Mapping[str, str]) -> Any:

@@ -407,6 +407,12 @@ def test_an_evaluation_names_runs_by_the_ends_of_their_folders(runs, capsys):
     assert "Evaluation against fresh followers, toy0, naive" in page.cells
     shown = page.source.split("<h2>Evaluation")[1].split("<h2>Runs")[0]
     assert str(runs) not in shown
+    named = [{"name": "/a/run #0", "run": "/a/run"}, {"name": "/a/run #1", "run": "/a/run"}]
+    assert report._short(named) == {"/a/run": "run", "/a/run #0": "run #0", "/a/run #1": "run #1"}
+    assert report._short([*named, {"name": "run #1"}]) == {}  # there is one of that name
+    assert report._short([{"name": "my/own", "run": "/a/run"}]) == {"my/own": "my/own"}
+    twice = [{"name": name, "run": name} for name in ("/a/run", "/a/../a/run")]
+    assert report._short(twice)["/a/../a/run"] != "run"
 
 
 def test_leaders_side_by_side_from_python(tmp_path, undrawn):
@@ -720,7 +726,7 @@ def test_a_grid_shows_the_design_over_the_place():
     spent[[3, 7]] = 0.1 * 0.2 * np.array([0.5, 4]) * 10 / 10.4
     axes = axes_of(lambda axes: game.picture_moves(axes, np.eye(104)[0], spent, 1))
     (image,) = axes.images
-    assert image.get_array()[game.grid.cells[3]] == pytest.approx(0.5)
+    assert image.get_array()[game.grid.cells[3]] == 1  # red
     assert image.get_alpha()[game.grid.cells[3]] == pytest.approx(0.5)
     assert image.get_alpha()[game.grid.cells[7]] == 1  # as full as can be
     assert image.get_alpha().sum() == pytest.approx(1.5)
