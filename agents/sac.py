@@ -82,7 +82,7 @@ class SACFollower(_ActorCriticFollower):
         fits = isinstance(space, spaces.Box) and len(space.shape) == 1
         if not fits or not np.all(cast(spaces.Box, space).low < cast(spaces.Box, space).high):
             raise InputError(
-                "a game with a Box [e] as follower space for 'sac'",
+                "a game whose follower acts in a Box of one dimension, for the follower 'sac'",
                 f"{space!r}",
                 "use soft-q or discrete-sac for Discrete actions, and low < high in a Box",
             )

@@ -260,14 +260,29 @@ class LinearDesign(_Linear):
 
 
 def product(size: int, i: int, j: int) -> np.ndarray:
-    """z_i z_j as z' cost z: the symmetric cost [size, size]."""
+    """z_i z_j as z' cost z: the symmetric cost [size, size].
+
+    Raises:
+        InputError: unless i and j are in 0..size-1.
+    """
+    for index in (i, j):
+        if not 0 <= index < size:
+            raise InputError(
+                f"indices in 0..{size - 1} of z, whose length is {size}",
+                f"{index}",
+                "count from 0, the constant; then come the state, the leader, the follower",
+            )
     half = np.zeros((size, size))
     half[i, j] = 0.5
     return half + half.T
 
 
 def squared_error(size: int, i: int, aim: float = 0.0) -> np.ndarray:
-    """(z_i - aim)^2 as z' cost z, where z_0 = 1: the symmetric cost [size, size]."""
+    """(z_i - aim)^2 as z' cost z, where z_0 = 1: the symmetric cost [size, size].
+
+    Raises:
+        InputError: as `product`.
+    """
     constant, linear = product(size, 0, 0), product(size, 0, i)
     return product(size, i, i) - 2 * aim * linear + aim**2 * constant
 
@@ -346,15 +361,23 @@ def _checked(
         if name not in rows:
             _check_symmetric(name, part)
     b = slice(1 + states + leader_actions, None)
-    _check_positive("follower_cost in b", parts["follower_cost"][..., b, b], strictly=True)
+    _check_positive(
+        "follower_cost in the follower's action",
+        parts["follower_cost"][..., b, b],
+        strictly=True,
+    )
     if not math.isfinite(height):
         raise InputError("a finite height", f"{height}", "give the height of the bump")
     square = (states, states)
     model: dict[str, Any] = {
         **{name: part[1] if name in moved else part for name, part in parts.items()},
-        "noise": _covariance("noise", chance.noise, square),
-        "initial_covariance": _covariance("initial_covariance", chance.initial_covariance, square),
-        "initial_mean": _or_zeros("initial_mean", chance.initial_mean, (states,)),
+        "noise": _covariance("noise", chance.noise, square, "next state's noise"),
+        "initial_covariance": _covariance(
+            "initial_covariance", chance.initial_covariance, square, "first state"
+        ),
+        "initial_mean": _or_zeros(
+            "initial_mean", chance.initial_mean, (states,), "mean of the first state"
+        ),
     }
     return LinearModel(
         **model,
@@ -380,18 +403,20 @@ def _check_form(name: str, part: Tensor, form: tuple[int, int], moved: bool) -> 
     )
 
 
-def _or_zeros(name: str, given: Array | None, shape: tuple[int, ...]) -> Tensor:
+def _or_zeros(name: str, given: Array | None, shape: tuple[int, ...], what: str) -> Tensor:
     made = torch.zeros(shape, dtype=torch.float64) if given is None else array(name, given)
     if made.shape != shape:
         raise InputError(
-            f"{name} of shape {list(shape)}", f"shape {list(made.shape)}", "give it for all states"
+            f"{name}, the {what}, of shape {list(shape)}",
+            f"shape {list(made.shape)}",
+            "give it for all numbers of the state, as [[0.01]] for a covariance of a single one",
         )
     check_finite(name, made)
     return made
 
 
-def _covariance(name: str, given: Array | None, shape: tuple[int, int]) -> Tensor:
-    covariance = _or_zeros(name, given, shape)
+def _covariance(name: str, given: Array | None, shape: tuple[int, int], of: str) -> Tensor:
+    covariance = _or_zeros(name, given, shape, f"covariance of the {of}")
     _check_symmetric(name, covariance)
     _check_positive(name, covariance)
     return covariance

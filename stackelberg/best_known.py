@@ -15,7 +15,7 @@ from torch import Tensor
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.identity import game_key
-from stackelberg.oracle import committed, oracle
+from stackelberg.oracle import committed, oracle, without_maximum
 from stackelberg.run_directory import to_json, write_atomically
 
 FORMAT = "stackelberg best known 1"
@@ -52,7 +52,9 @@ class BestKnown:
         self._warned = False
 
     def best(self, game: Game) -> Known | None:
-        """The best commitment stored for the game."""
+        """The best commitment stored for the game; none where its objective has no maximum."""
+        if without_maximum(game) is not None:
+            return None
         found = self._read()
         return None if found is None else self._known(game, found.get(game_key(game)))
 
@@ -66,10 +68,14 @@ class BestKnown:
     def offer(self, game: Game, parameters: Any, found_by: str) -> bool:
         """Store a commitment if it is better than what is there; was it?
 
+        None is the best where the leader's objective grows without end.
+
         Args:
             parameters: as of `Known`. found_by: the command that found it, for the eye.
         """
         new = _value(game, parameters)
+        if without_maximum(game) is not None:
+            return False
         try:
             with self._locked():
                 there = self._read()

@@ -7,7 +7,8 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,10 +22,11 @@ from stackelberg import exact, registry
 from stackelberg.access import restrict
 from stackelberg.coordinator import memory_of
 from stackelberg.environment import parallel_env
-from stackelberg.errors import InputError
+from stackelberg.errors import InputError, nearest
 from stackelberg.estimators import Evidence, estimator
 from stackelberg.flat_spaces import flat_observation_space, flatten, outside
-from stackelberg.game import Game
+from stackelberg.game import Game, Step, log_transitions, reenacted
+from stackelberg.oracle import require_maximum
 from stackelberg.parallel import ParallelGame, from_parallel_env, made
 from stackelberg.rollout import play
 from stackelberg.trust_region import inner, norm
@@ -41,6 +43,9 @@ BEYOND = 0.5  # share of a discounted return that the time limit may hide
 ALIGNED = 0.5  # cosine to the exact hypergradient
 SLOW = 300.0  # steps per second
 TIMED = 0.2  # seconds in which they are counted
+RECORDED = 25  # steps whose derivatives are compared with differences
+NUDGE = 2e-3  # of a design's range, by which it is moved for them
+OFF = 0.05  # of its size, by which a derivative may miss them; and the share of steps that may
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ def check_game(
                 made(lambda: thing)  # an environment, or this says what it is
                 assert callable(subject)
                 make = subject
+            for space in ("leader_space", "follower_space", "observation_space") * bool(game):
+                getattr(game, space)  # or this says that it is missing
         except (Exception, SystemExit) as error:
             return [_failure("game", error)]
         note("api", _api, make)
@@ -114,6 +121,10 @@ def check_game(
         note("influence", _exact_influence if exactly else _sampled_influence, game)
         note("temperature", _exact_scale if exactly else _sampled_scale, game)
         note("horizon", _horizon, game)
+        if game.leader_moves == "once" and not exactly:
+            note("derivative", _derivative_told, game)
+        if game.names:
+            note("names", _names, game)
         if exactly or game.linear:
             note("gradient", _gradient, game)
         if game.linear:
@@ -350,14 +361,21 @@ def _sampled_influence(game: Game) -> Finding:
     paid = max((base.leader_reward - p.leader_reward).abs().max().item() for p in played)
     met = max((base.follower_reward - p.follower_reward).abs().max().item() for p in played)
     seen = max((base.observation - p.observation).abs().max().item() for p in played)
-    parts = {"leader's reward": paid, "follower's reward": met, "follower's observations": seen}
-    told = (
-        f"the {what} by {by:.3g}" if by else f"the {what} not at all" for what, by in parts.items()
-    )
+    parts = {
+        "leader's reward": paid,
+        "follower's reward": met,
+        "state that the follower sees": seen,
+    }
+    changed = [f"the {what} by up to {by:.3g}" for what, by in parts.items() if by]
+    same = [f"the {what}" for what, by in parts.items() if not by]
+    told = [f"changes {' and '.join(changed)}"] * bool(changed)
+    told += [f"does not change {' nor '.join(same)}"] * bool(same)
     said = (
-        f"one action of the leader throughout instead of another, of {len(played)}, changes "
-        f"{', '.join(told)} at most"
+        f"one action of the leader throughout instead of another, of {len(played)}, "
+        f"{' and '.join(told)}"
     )
+    if game.leader_moves == "every step" and game.follower_observes_action:
+        said += "; besides, the follower is told that action"
     return _influence(said, paid > 0 or met > 0 or seen > 0, met > 0 or seen > 0)
 
 
@@ -485,7 +503,7 @@ def _gradient(game: Game) -> Finding:
 
 
 def _bounds(game: Game) -> Finding:
-    """Is there a bound that the oracles do not know?"""
+    """Is there a bound that the oracles do not know, or none to the leader's objective?"""
     limit = getattr(game, "limit", math.inf)
     if limit < math.inf:
         return Finding(
@@ -495,6 +513,10 @@ def _bounds(game: Game) -> Finding:
             "exact, `solve`, optimum and regret) do not know",
             "leave the limit out, or see to it that good play stays well inside",
         )
+    try:
+        require_maximum(game)
+    except InputError as error:
+        return replace(_failure("bounds", error), status="warn")
     acting = {"follower": game.follower_space}
     if game.leader_moves == "every step":
         acting["leader"] = game.leader_space
@@ -515,6 +537,217 @@ def _bounds(game: Game) -> Finding:
         "follower exact, `solve`, optimum and regret)",
         "leave bounds out, or see to it that good actions lie well inside",
     )
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """Steps of random play [n] under random designs, and what moving those would have changed."""
+
+    told: tuple[Tensor, Tensor, Tensor, Tensor]  # as `Game.reenact` takes them
+    made: Tensor  # [n, d + 2] the next observation, the leader's and the follower's reward
+    way: Tensor  # [n, k] a direction of the design
+    slope: Tensor  # [n, d + 2] along it, by central differences with the same chance
+    floor: Tensor  # [d + 2] size below which slopes are rounding
+    counts: Tensor  # [n, d + 2] bool: is there a slope, the same for two differences?
+    repeats: bool  # does the same chance lead to the same step?
+
+
+def _recorded(game: Game) -> _Recorded:
+    space = game.leader_space
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise InputError("designs in a Box (k,)", f"{space!r}", "flatten the design into a vector")
+    generator, draw = _seeded(0), _seeded(1)
+    low, high = (torch.as_tensor(end, dtype=torch.float64) for end in (space.low, space.high))
+    width = torch.where(torch.isfinite(high - low), high - low, 1.0)
+    rows: list[tuple[Tensor, ...]] = []
+    state, repeats = game.initial(COPIES, generator), True
+    for _ in range(min(game.horizon, RECORDED)):
+        design = _random(space, draw).double()
+        middle = torch.where(torch.isfinite(high - low), (low + high) / 2, design)
+        design = middle + 0.99 * (design - middle)
+        way = width * (2 * torch.rand(design.shape, generator=draw, dtype=torch.float64) - 1)
+        act = _random(game.follower_space, draw)
+        stepped = partial(_stepped, game, state, act, generator, generator.get_state())
+        near, far = (
+            (stepped(design + h * way)[1] - stepped(design - h * way)[1]) / (2 * h)
+            for h in (NUDGE, 2 * NUDGE)
+        )
+        again = stepped(design)[1]
+        moved, made = stepped(design)
+        repeats = repeats and torch.equal(made, again)
+        seen, there = (game.observe(s).float() for s in (state, moved.state))
+        rows.append((seen, design, act, there, made, way, near, far, moved.terminated))
+        state = moved.state
+        if moved.terminated.any():
+            state = state.clone()
+            count = int(moved.terminated.sum())
+            state[moved.terminated] = game.initial(count, generator).to(state)
+    *told, made, way, near, far, ended = (torch.cat(column) for column in zip(*rows, strict=True))
+    floor = 1e-6 * made.abs().amax(0) / NUDGE + 1e-3 * near.abs().mean(0)
+    counts = ~_apart(near, far, floor)
+    counts[:, :-2] &= ~ended.unsqueeze(-1)  # nothing follows
+    seen, design, act, there = told
+    return _Recorded((seen, design, act, there), made, way, near, floor, counts, repeats)
+
+
+def _stepped(
+    game: Game,
+    state: Tensor,
+    act: Tensor,
+    generator: torch.Generator,
+    chance: Tensor,
+    design: Tensor,
+) -> tuple[Step, Tensor]:
+    """A step with the chance in it that the generator had in a state, and what it made."""
+    generator.set_state(chance)
+    moved = game.step(state, design, act, generator)
+    paid = torch.stack([moved.leader_reward, moved.follower_reward], -1)
+    return moved, torch.cat([game.observe(moved.state).double(), paid.double()], -1).detach()
+
+
+def _apart(one: Tensor, other: Tensor, floor: Tensor) -> Tensor:
+    """Where two slopes differ by more than their size allows."""
+    return (one - other).abs() > OFF * torch.maximum(one.abs(), other.abs()) + floor
+
+
+def _derivative_told(game: Game) -> Finding:
+    """Is what a game tells of its steps, as functions of the design, what `step` does?"""
+    scored = type(game).log_transition is not Game.log_transition
+    if not (game.reenacts or scored):
+        return Finding(
+            "derivative",
+            "fail",
+            f"'{game.name}' tells how its design moves rewards and transitions neither by "
+            "reenact() nor by log_transition()",
+            "write Game.reenact, or Game.log_transition; without them only estimators of zeroth "
+            "order (spsa, es) train its leader",
+        )
+    recorded = _recorded(game)
+    return (_reenacted if game.reenacts else _scored)(game, recorded)
+
+
+def _attached(recorded: _Recorded) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """The designs as a leaf, and the steps attached to it."""
+    seen, design, act, there = recorded.told
+    leaf = design.clone().requires_grad_()
+    return leaf, (seen, leaf, act, there)
+
+
+def _along(made: Tensor, leaf: Tensor, way: Tensor) -> Tensor:
+    """The derivative [n] of rows [n] along their directions [n, k]; 0 where there is none."""
+    if not made.requires_grad:
+        return torch.zeros(len(way), dtype=torch.float64)
+    return (_derivative(made, [leaf])[0] * way).sum(-1)
+
+
+def _reenacted(game: Game, recorded: _Recorded) -> Finding:
+    leaf, steps = _attached(recorded)
+    found = reenacted(game, *steps)
+    columns = [*found.observation.unbind(-1), found.leader_reward, found.follower_reward]
+    width = len(columns) - 2
+    words = [f"number {i + 1} of the next observation" for i in range(width)]
+    words = ["the next observation"] if width == 1 else words
+    words += ["the leader's reward", "the follower's reward"]
+    wrong: list[str] = []
+    other: list[str] = []
+    mend: list[str] = []
+    size = recorded.made.abs().amax(0)
+    for i, (what, column) in enumerate(zip(words, columns, strict=True)):
+        counts, true, made = recorded.counts[:, i], recorded.slope[:, i], recorded.made[:, i]
+        missed = ((column.detach() - made).abs() > 1e-3 * (size[i] + made.abs())) & counts
+        if missed.sum() > OFF * counts.sum():
+            k = int(missed.nonzero()[0])
+            said = f"{what} is {made[k]:.4g} by step() and {column[k].item():.4g} by reenact()"
+            (wrong if i < width else other).append(said)
+            mend.append("return the values that were recorded")
+        slope = _along(column, leaf, recorded.way)
+        missed = _apart(slope, true, recorded.floor[i]) & counts
+        if not recorded.repeats or missed.sum() <= OFF * counts.sum():
+            continue
+        k = int((true.abs() * missed).argmax())
+        turned = missed & _apart(-slope, true, recorded.floor[i])
+        if not slope[missed].any():
+            how = "has no derivative"
+            mend.append("let it depend on leader_action (recorded + moved - moved.detach())")
+        elif turned.sum() <= OFF * counts.sum():
+            how = "has a derivative of the wrong sign"
+            mend.append("turn its sign")
+        else:
+            how = "has another derivative than step()"
+            mend.append("differentiate what step() does, with the same chance in it")
+        wrong.append(
+            f"{what} {how}: along one direction of the design step() changes it by {true[k]:.3g}, "
+            f"reenact() says {slope[k]:.3g}"
+        )
+    said = "; ".join([*wrong, *other][:4])
+    advice = ", ".join(dict.fromkeys(mend))
+    if wrong:
+        return Finding("derivative", "fail", f"reenact() is not step(): {said}", advice)
+    if other:
+        said = f"{said}; only a difference that does not depend on the design does no harm"
+        return Finding("derivative", "warn", said, advice)
+    return _compared(recorded, "reenact() tells rewards and next observations")
+
+
+def _compared(recorded: _Recorded, what: str) -> Finding:
+    """Nothing is wrong, as far as could be seen."""
+    count = len(recorded.made)
+    if not recorded.repeats:
+        said = "step() draws otherwise from the same generator: no derivative could be compared"
+        return Finding("derivative", "warn", said, "draw all chance from the generator given")
+    if recorded.counts.double().mean() < 0.5:
+        said = f"in most of {count} steps step() jumps where the design moves a little"
+        return Finding("derivative", "warn", said, "tell the density, by log_transition(), instead")
+    return Finding("derivative", "ok", f"{what} of {count} steps as step() makes and moves them")
+
+
+def _scored(game: Game, recorded: _Recorded) -> Finding:
+    leaf, steps = _attached(recorded)
+    chance = log_transitions(game, *steps)
+    goes_on = recorded.counts[:, :-2].any(-1)
+    lost = int((~chance.detach().isfinite() & goes_on).sum())
+    if lost:
+        return Finding(
+            "derivative",
+            "fail",
+            f"log_transition() is not finite in {lost} of {len(chance)} steps that were made",
+            "give the log density of what step() does",
+        )
+    moved = (recorded.slope.abs() > recorded.floor)[:, :-2].any() and recorded.repeats
+    if moved and not _along(chance, leaf, recorded.way).any():
+        return Finding(
+            "derivative",
+            "fail",
+            "log_transition() has no derivative with respect to the design, which moves step()",
+            "compute it from leader_action, in torch, and do not detach it",
+        )
+    said = f"log_transition() is finite in {len(chance)} steps and depends on the design"
+    return Finding("derivative", "ok", said)
+
+
+def _names(game: Game) -> Finding:
+    """Are there words for everything, as pictures need them?"""
+    sizes = {"state": game.observation_space, "leader": game.leader_space}
+    sizes["follower"] = game.follower_space
+    for key, words in game.names.items():
+        if key not in sizes:
+            keys = '"state", "leader" and "follower"'
+            return Finding(
+                "names",
+                "warn",
+                f"names has the key {key!r}, where {keys} are known",
+                nearest(str(key), sizes, "leave it out"),
+            )
+        space = sizes[key]
+        count = int(space.n) if isinstance(space, spaces.Discrete) else math.prod(space.shape or ())
+        one = isinstance(words, str) and len(words) != count  # else a letter for each
+        if one or not all(isinstance(word, str) for word in words):
+            said = f"names[{key!r}] is {words!r}, and no sequence of strings"
+            return Finding("names", "warn", said, 'write for example ["level", "speed"]')
+        if len(words) != count:
+            said = f"names[{key!r}] has {len(words)} words for {count} numbers or choices"
+            return Finding("names", "warn", said, f"give a word for each, in {space}")
+    return Finding("names", "ok", f"words for {', '.join(game.names)} fit their spaces")
 
 
 def _derivative(surrogate: Any, parameters: list[Any]) -> list[Tensor]:

@@ -149,12 +149,18 @@ class Train:
     def as_started(self) -> "Train":
         """The command that started the run in the run directory."""
         from stackelberg import registry
-        from stackelberg.run_directory import read_config
+        from stackelberg.run_directory import from_python, read_config
 
         out = self.out or self.folder(
             registry.make_game(self.game, self.game_option, self.leader_agent)
         )
         there = read_config(out)
+        if from_python(there):
+            raise InputError(
+                "a run that was started by `stackelberg train`",
+                f"{out}, started from Python",
+                f"go on with it from Python: Coordinator(..., out='{out}', resume=True).run()",
+            )
         known = {field.name for field in dataclasses.fields(TrainConfig)}
 
         def pairs(options: str) -> tuple[str, ...]:
@@ -395,7 +401,6 @@ class Evaluate:
     def run(self) -> None:
         from stackelberg.best_known import BestKnown
         from stackelberg.evaluation import evaluate
-        from stackelberg.evaluation_result import print_tables
         from stackelberg.process import interruptible
         from stackelberg.progress import counting_bar
 
@@ -426,7 +431,7 @@ class Evaluate:
         if self.json:
             print(result.to_json(), end="")
         elif not self.quiet:
-            print_tables(result)
+            print(result)
             print(f"written to {first}/evaluation.json and evaluation.csv")
 
     def kinds(self) -> dict[str, Any] | None:

@@ -28,9 +28,9 @@ COLUMNS = (  # of a row
 PROFILE = 101  # thresholds of a performance profile
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationResult:
-    """All trainings of an evaluation, and what they come to.
+    """All trainings of an evaluation, and what they come to; print() shows it in tables.
 
     A row tells of a follower that was trained against `leader` and met by `against`, which is
     another one in cross-play alone:
@@ -65,6 +65,14 @@ class EvaluationResult:
     leaders: list[dict[str, Any]]
     standings: list[dict[str, Any]]
     rows: list[Row]
+
+    def __str__(self) -> str:
+        """What was found in Markdown tables, as the command line prints it."""
+        return tables(self)
+
+    def __repr__(self) -> str:
+        what = f"{len(self.leaders)} leaders, {len(self.rows)} rows"
+        return f"<{type(self).__name__} of {self.about['game']}: {what}>"
 
     # ------------------------------------------------------------ what rows come to
 
@@ -114,11 +122,12 @@ class EvaluationResult:
 
         A group is of runs that were trained alike but for the seed, or of the M leaders of one
         object; any other leader is one by itself. It is named by its estimator, or where that does
-        not tell it from the others by its first leader. Every follower and temperature is a task,
-        and `runs` counts the runs of each. They are its leaders (`run` = "training run", each its
-        mean over the followers' seeds), or of a single leader the followers (`run` = "follower":
-        these tell nothing of what other training runs would come to). `interval` is None where a
-        task has fewer than `statistics.FEWEST` runs. `profile` tells the share of runs above each
+        not tell it from the others, or there is one leader alone, by its first one. Every
+        follower and temperature is a task, and `runs` counts the runs of each. They are its leaders
+        (`run` = "training run", each its mean over the followers' seeds), or of a single
+        leader the followers (`run` = "follower": these tell nothing of what
+        other training runs would come to). `interval` is None where a task has
+        fewer than `statistics.FEWEST` runs. `profile` tells the share of runs above each
         of `thresholds`.
         """
         columns = self._columns()
@@ -184,6 +193,7 @@ class EvaluationResult:
             for group in alike.values()
         ]
         told = None not in by and len(set(by)) == len(by)
+        told = told and len(self.leaders) > 1
         groups = zip(by if told else names, alike.values(), strict=True)
         return {str(head): [one["name"] for one in group] for head, group in groups}
 
@@ -304,8 +314,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 # ---------------------------------------------------------------- on the terminal
 
 
-def print_tables(result: EvaluationResult) -> None:
-    """What was found on stdout, in Markdown tables.
+def tables(result: EvaluationResult) -> str:
+    """What was found, in Markdown tables.
 
     What every leader is worth, what leaders and what followers earn when they meet, and of
     cross-play a matrix for each follower; interquartile means and comparisons; and what there is to
@@ -315,7 +325,8 @@ def print_tables(result: EvaluationResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=WIDEST, highlight=False)
+    text = io.StringIO()
+    console = Console(file=text, width=WIDEST, highlight=False, color_system=None)
 
     def show(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table = Table(*heads, box=box.MARKDOWN)
@@ -336,6 +347,7 @@ def print_tables(result: EvaluationResult) -> None:
         show(f"leader's returns against followers of others ({said})", heads, cells)
     for line in (*_statistics(result), *_warnings(result)):
         console.print(line, markup=False)
+    return text.getvalue().rstrip("\n")
 
 
 _WORTH = "what leaders are worth (exact: against the exact best response)"
@@ -401,11 +413,13 @@ def _named(one: Mapping[str, Any]) -> list[str]:
 def _statistics(result: EvaluationResult) -> Iterator[str]:
     for one in result.groups():
         tasks = len(one["runs"])
-        of = _runs(min(one["runs"]), one["run"]) + (
-            f" in each of {tasks} tasks" if tasks > 1 else ""
-        )
+        each = f" of each of {tasks} kinds" if len(result.about["followers"]) == tasks else ""
+        each = each or f" in each of {tasks} tasks (kind and temperature)"
+        of = _runs(min(one["runs"]), one["run"]) + each * (tasks > 1)
         said = _between(one["iqm"], one["interval"])
-        yield f"{one['group']}: interquartile mean of the leader's return {said}{_few(one, of)}"
+        over = " over all followers" * (tasks > 1)
+        what = f"interquartile mean of the leader's return{over}"
+        yield f"{one['group']}: {what} {said}{_few(one, of)}"
     for one in result.comparisons():
         said = _between(one["probability"], one["interval"], ".2f")
         x, y = map(_runs, one["runs"], one["run"])

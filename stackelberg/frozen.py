@@ -19,7 +19,9 @@ from stackelberg.access import blamed
 from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.identity import game_identity
+from stackelberg.linear_model import is_linear
 from stackelberg.model import check_distribution
+from stackelberg.oracle import rows_of
 from stackelberg.run_directory import (
     newest_checkpoint,
     read_checkpoint,
@@ -61,13 +63,14 @@ def load_leader(
 
     Args:
         path: the run directory.
-        game: where the run was started from Python, its game; otherwise in its place.
+        game: where the run was started from Python, its game. In another game a trained leader is
+            one like any other: `evaluate(load_leader(path, game, leader).leader, other_game)`.
         leader: where the run was started from Python, a leader of the same kind and size; a copy
             of it takes the numbers.
 
     Raises:
         InputError: if the folder is no run or has no checkpoint, if the checkpoint is damaged, if
-            the game is no longer what it was, or does not fit the leader.
+            the game is not what it was, or does not fit the leader.
     """
     folder = Path(path)
     require_run(folder)
@@ -83,6 +86,8 @@ def load_leader(
     try:
         if game is None:
             game = _named_game(folder, config)
+        else:
+            _require_same(folder, config, game, _ELSEWHERE.format(folder=folder))
         made = _named_leader(folder, config, game) if leader is None else copy.deepcopy(leader)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -98,6 +103,18 @@ def _named_game(folder: Path, config: dict[str, Any]) -> Game:
     _require_named(folder, config)
     options = [f"{key}={value}" for key, value in config["game_options"].items()]
     game: Game = registry.make_game(config["game"], options, config.get("leader_agent"))
+    _require_same(folder, config, game, "put the game back as it was, or train on the present one")
+    return game
+
+
+_ELSEWHERE = (
+    "pass the game of the run; its leader in another game is "
+    "evaluate(load_leader('{folder}', game, leader).leader, other_game, ...)"
+)
+
+
+def _require_same(folder: Path, config: dict[str, Any], game: Game, fix: str) -> None:
+    """Raise InputError unless the game is the one that the run was trained on."""
     there, now = config["game_model"], json.loads(to_json(game_identity(game)))
     for name in {**there, **now}:
         if there.get(name) != now.get(name):
@@ -105,9 +122,8 @@ def _named_game(folder: Path, config: dict[str, Any]) -> Game:
                 f"the game that the run in {folder} was trained on, with {name} = "
                 f"{there.get(name)!r}",
                 f"{now.get(name)!r}",
-                "put the game back as it was, or train on the present one",
+                fix,
             )
-    return game
 
 
 def _named_leader(folder: Path, config: dict[str, Any], game: Game) -> Leader:
@@ -173,8 +189,8 @@ def frozen(name: str, leader: Any, game: Game | None) -> list[Frozen]:
 
     Args:
         leader: a run directory, or what `load_leader` has made of one; a leader object, for M
-            leaders; a function of one observation, see `Rule`; a table f(a|s) [S, A]; or where the
-            leader moves once, a design [d].
+            leaders; a function of one observation, see `Rule`; a table f(a|s) [S, A]; in a
+            linear-quadratic game gains [k, 1 + n]; or where the leader moves once, a design [d].
         game: may be left out with a run.
 
     Raises:
@@ -189,9 +205,8 @@ def frozen(name: str, leader: Any, game: Game | None) -> list[Frozen]:
     if hasattr(leader, "state_dict"):
         return _singled(name, leader, game)
     made = _of_function(game, leader) if callable(leader) else _of_array(game, leader)
-    parts = made.policy if made.design is None else made.design
-    whole = made.rule is None and made.box is None
-    return [Frozen(name, game, made, _key({"": parts}) if whole else None)]
+    whole = made.rule is None and (made.box is None or is_linear(made.box))
+    return [Frozen(name, game, made, _key({"": rows_of(made)}) if whole else None)]
 
 
 def of_run(name: str, path: str | Path, game: Game | None = None) -> list[Frozen]:
@@ -276,35 +291,45 @@ def _prediction(
 
 
 def _of_array(game: Game, given: Any) -> Commitment:
-    """The commitment to a table f(a|s) [S, A] or a design [d]."""
+    """The commitment to a table f(a|s) [S, A], gains [k, 1 + n] or a design [d]."""
     once = game.leader_moves == "once"
+    what, shape, fix = _asked(game)
     try:
         rows = torch.as_tensor(given, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            "a leader: a run directory, a leader object, a function of an observation, a table "
-            "f(a|s) [S, A] or a design [d]",
+            f"a leader: a run directory, a leader object, or for '{game.name}' {what}",
             f"{type(given).__name__}",
             "pass one of these",
         ) from error
+    if shape is None or rows.shape != shape:
+        raise InputError(f"{what} for '{game.name}'", f"shape {list(rows.shape)}", fix)
     if once:
-        shape = game.leader_space.shape
-    else:
-        game.require_tables()
-        actions = getattr(game.leader_space, "n", 0)
-        shape = game.observation_space.shape[0], int(actions)
-    if rows.shape != shape:
-        raise InputError(
-            f"{'a design' if once else 'a table f(a|s)'} of shape {list(shape or ())} for "
-            f"'{game.name}'",
-            f"shape {list(rows.shape)}",
-            "give one entry for each dimension" if once else "give a row for each state",
-        )
-    if not once:
+        check_inside(game, "the leader", rows[None])
+        states = game.observation_space.shape[0] if game.tabular else 0
+        return Commitment(torch.ones(1, states, 1, dtype=torch.float64), rows[None])
+    if game.tabular:
         return Commitment(_probabilities(rows)[None])
-    check_inside(game, "the leader", rows[None])
-    states = game.observation_space.shape[0] if game.tabular else 0
-    return Commitment(torch.ones(1, states, 1, dtype=torch.float64), rows[None])
+    if not rows.isfinite().all():
+        raise InputError("finite gains", f"{rows.tolist()}", "give numbers")
+    own: Any = _Gains(rows[None], float(getattr(game, "leader_std", 0.0)))
+    return Commitment(torch.ones(1, 0, 1, dtype=torch.float64), None, None, own)
+
+
+def _asked(game: Game) -> tuple[str, tuple[int, ...] | None, str]:
+    """What the leader of a game is in numbers, in words; its shape; and what to do about it."""
+    states = game.observation_space.shape[0]
+    if game.leader_moves == "once":
+        shape = game.leader_space.shape or ()
+        return f"a design of shape {list(shape)}", shape, "give one entry for each dimension"
+    if game.tabular:
+        shape = states, int(getattr(game.leader_space, "n", 0))
+        return f"a table f(a|s) of shape {list(shape)}", shape, "give a row for each state"
+    if game.linear:
+        shape = game.matrices().leader_actions, 1 + states
+        fix = "give a row for each action: a constant, then a gain for each state"
+        return f"gains of shape {list(shape)}, or a function of an observation,", shape, fix
+    return "a function of an observation", None, "without tables or matrices pass a function"
 
 
 def _of_function(game: Game, function: Rule) -> Commitment:
@@ -368,7 +393,39 @@ def _probabilities(given: Tensor) -> Tensor:
     return given / given.sum(-1, keepdim=True)
 
 
-class _BoxFunction(nn.Module):
+class _Unlearned(nn.Module):
+    """What is asked of leaders that learn."""
+
+    def log_density(self, observation: Tensor, action: Tensor) -> Tensor:
+        raise InputError("a leader that learns", "one that is given", "evaluate it alone")
+
+    def position(self, observation: Tensor) -> Tensor:
+        raise InputError("a leader that learns", "one that is given", "evaluate it alone")
+
+
+class _Gains(_Unlearned):
+    """a ~ N(K (1, s), std^2) of given gains K [1, k, 1 + n]."""
+
+    count, rows = 1, 1
+
+    def __init__(self, gains: Tensor, std: float) -> None:
+        super().__init__()
+        self.gains, self.spread = gains, torch.full(gains.shape[:2], std, dtype=gains.dtype)
+        self.actions = gains.shape[1]
+
+    def gain(self) -> Tensor:
+        return self.gains
+
+    def std(self) -> Tensor:
+        return self.spread
+
+    def act(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """Actions [1, n, k]."""
+        mean = observation.to(self.gains) @ self.gains[..., 1:].mT + self.gains[..., :1].mT
+        return mean + noise * self.spread.unsqueeze(1)
+
+
+class _BoxFunction(_Unlearned):
     """A function of one observation as a leader in a Box."""
 
     count, rows = 1, 1
@@ -384,6 +441,8 @@ class _BoxFunction(nn.Module):
         for seen in observation.reshape(-1, observation.shape[-1]).numpy():
             with blamed("a function of one observation that returns the leader's action"):
                 said = np.asarray(self.function(seen), dtype=np.float64)
+            if said.shape == () and self.space.shape == (1,):
+                said = said[None]
             if said.shape != self.space.shape or not np.isfinite(said).all():
                 raise InputError(
                     f"a function that returns an action in {self.space}",
@@ -392,9 +451,3 @@ class _BoxFunction(nn.Module):
                 )
             rows.append(said)
         return torch.from_numpy(np.stack(rows))[None]
-
-    def log_density(self, observation: Tensor, action: Tensor) -> Tensor:
-        raise InputError("a leader with a density", "a function", "evaluate it, but do not train")
-
-    def position(self, observation: Tensor) -> Tensor:
-        raise InputError("a leader that learns", "a function", "evaluate it, but do not train")

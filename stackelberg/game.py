@@ -1,22 +1,23 @@
 """The contract of a leader-follower game, written once, batched, in torch."""
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from stackelberg.errors import InputError
+from stackelberg.errors import InputError, nearest
 from stackelberg.grid import Grid
 from stackelberg.linear_model import LinearModel
 from stackelberg.model import TabularModel, check_settings
-from stackelberg.vector import VectorGame, VectorSteps
+from stackelberg.vector import VectorGame, VectorSteps, check_rows
 
 EVEN_SHARES = 10  # even shares of a budget, at which a picture's colour is full
 ROUNDING = 1e-5  # of its size, by which an action in single precision may leave its space
@@ -54,20 +55,51 @@ class Budget(spaces.Box):
 
 
 class Step(NamedTuple):
-    """What one step of n independent copies of a game brings."""
+    """What one step of n independent copies of a game brings.
 
-    state: Tensor  # [n, ...] the next state, also where the game has ended
-    leader_reward: Tensor  # [n]
-    follower_reward: Tensor  # [n]
-    terminated: Tensor  # [n] bool: the game has ended by its rules (a time limit is not one)
+    Attributes:
+        state: [n, ...] the next state, also where the game has ended.
+        leader_reward, follower_reward: [n], not [n, 1]; numbers.
+        terminated: [n] bool: the game has ended by its rules (a time limit is not one).
+    """
+
+    state: Tensor
+    leader_reward: Tensor
+    follower_reward: Tensor
+    terminated: Tensor
 
 
 class Reenacted(NamedTuple):
-    """Recorded steps as functions of what the leader did, attached to it."""
+    """n recorded steps as functions of what the leader did, attached to it.
 
-    observation: Tensor  # [n, d] of where they led
-    leader_reward: Tensor  # [n]
-    follower_reward: Tensor  # [n]
+    Attributes:
+        observation: [n, d] of where they led, floating: as recorded, with the derivative that the
+            leader's action gives it (`recorded + moved - moved.detach()`).
+        leader_reward, follower_reward: [n], floating.
+    """
+
+    observation: Tensor
+    leader_reward: Tensor
+    follower_reward: Tensor
+
+
+class _Missing:
+    """Stands where a game's own class has to put a space."""
+
+    def __init__(self, what: str) -> None:
+        self.__doc__ = what
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, game: "Game | None", owner: type) -> Any:
+        if game is None:
+            return self
+        raise InputError(
+            f"a game with a {self.name}: {self.__doc__}",
+            f"'{game.name}', which has none",
+            f"set self.{self.name} in __init__() of {owner.__name__}",
+        )
 
 
 class Game(ABC):
@@ -79,22 +111,38 @@ class Game(ABC):
 
     The leader's objective is its discounted return over an unbounded horizon. `horizon` is a time
     limit on sampled episodes, as Gymnasium's truncation: it is not a rule of the game.
+
+    Attributes:
+        name: of the game.
+        leader_moves: "every step", or "once" where the leader commits to a design.
+        leader_space, follower_space: of actions, each a Discrete or a Box (k,); of designs, a Box.
+        observation_space: a Box (d,), of what both see of the state; the follower's may be another,
+            `follower_observation_space`.
+        moves_transition: does a design change the transitions, not rewards alone? False unless set.
+        one_hot: does the leader observe which of finitely many states it is, one-hot?
+        one_by_one: does `vector` step its copies one after the other?
+        grid: where the states lie, if they are cells of a map.
+        longest: steps after which the game itself cuts episodes, if it does.
+        names: for pictures, words for the numbers of what is observed under the key "state", and of
+            what they do under "leader" and "follower" (of a Box its numbers, of a Discrete its
+            choices), a sequence of strings each. Keys may be left out.
+        leader_discount, follower_discount, temperature, horizon, follower_observes_action,
+            optimum: the settings, see `__init__`.
     """
 
     name: str = "game"
     leader_moves: ClassVar[Literal["every step", "once"]] = "every step"
 
-    moves_transition: bool = False  # does a design change the transitions, not rewards alone?
-    one_hot: bool = False  # does the leader observe which of finitely many states it is, one-hot?
-    one_by_one: bool = False  # does `vector` step its copies one after the other?
-    grid: Grid | None = None  # where the states lie, if they are cells of a map
-    longest: int | None = None  # steps after which the game itself cuts episodes, if it does
-    names: Mapping[str, Sequence[str]] = MappingProxyType({})  # for pictures: of "state" (what is
-    # observed), "leader" and "follower" (what they do) the numbers, or else the choices
+    moves_transition: bool = False
+    one_hot: bool = False
+    one_by_one: bool = False
+    grid: Grid | None = None
+    longest: int | None = None
+    names: Mapping[str, Sequence[str]] = MappingProxyType({})
 
-    leader_space: spaces.Space
-    follower_space: spaces.Space
-    observation_space: spaces.Box  # of what both see of the state; the follower's may be another
+    leader_space: spaces.Space = cast(Any, _Missing("what the leader does, a Discrete or a Box"))
+    follower_space: spaces.Space = cast(Any, _Missing("what the follower does, Discrete or Box"))
+    observation_space: spaces.Box = cast(Any, _Missing("a Box (d,), what is seen of the state"))
 
     def __init__(
         self,
@@ -105,6 +153,7 @@ class Game(ABC):
         horizon: int = 100,
         follower_observes_action: bool = True,
         optimum: float | None = None,
+        **unknown: Any,
     ) -> None:
         """
         Args:
@@ -113,7 +162,17 @@ class Game(ABC):
             horizon: steps after which a sampled episode is cut off.
             follower_observes_action: does the follower see the leader's action before its own?
             optimum: the best (known) value of the leader's objective, for regret.
+
+        Raises:
+            InputError: for a setting out of its range, or one that is `unknown`.
         """
+        if unknown:
+            known = [*dict.fromkeys(name for kind in type(self).mro() for name in _settings(kind))]
+            raise InputError(
+                f"a setting of {type(self).__name__}: {', '.join(known)}",
+                f"'{next(iter(unknown))}'",
+                nearest(next(iter(unknown)), known),
+            )
         check_settings(
             leader_discount=leader_discount,
             follower_discount=follower_discount,
@@ -231,8 +290,8 @@ class Game(ABC):
         enters the game.
 
         Args:
-            observation, next_observation: of the state before and after, [n, d].
-            leader_action: [n, k], attached. follower_action: [n] or [n, m].
+            observation, next_observation: of the state before and after, [n, d] float32.
+            leader_action: [n, k] float64, attached. follower_action: [n] or [n, m].
 
         Raises:
             InputError: if the game does not tell.
@@ -348,3 +407,44 @@ class Game(ABC):
         bounds = np.abs([space.low, space.high]) if isinstance(space, spaces.Box) else np.inf
         most = float(np.max(bounds))
         return most if 0 < most < np.inf else float(np.abs(design).max()) or 1.0
+
+
+def reenacted(game: Game, *recorded: Tensor) -> Reenacted:
+    """What `Game.reenact` makes of recorded steps, its arguments, if it is of the right form.
+
+    Raises:
+        InputError: if it is not, naming the part.
+    """
+    found: Any = game.reenact(*recorded)
+    if not isinstance(found, Reenacted):
+        raise InputError(
+            "reenact() to return stackelberg.game.Reenacted(observation, leader_reward, "
+            "follower_reward)",
+            type(found).__name__,
+            f"mend reenact() of {type(game).__name__}",
+        )
+    count, width = recorded[3].shape
+    for part, value in found._asdict().items():
+        shape = (count, width) if part == "observation" else (count,)
+        check_rows(game, "reenact", part, value, shape)
+    return found
+
+
+def log_transitions(game: Game, *recorded: Tensor) -> Tensor:
+    """What `Game.log_transition` makes of recorded steps, its arguments: [n].
+
+    Raises:
+        InputError: if it has another shape.
+    """
+    found = game.log_transition(*recorded)
+    check_rows(game, "log_transition", "result", found, (len(recorded[3]),))
+    return found
+
+
+def _settings(kind: type) -> list[str]:
+    """The arguments of a class's own __init__ that have names."""
+    if "__init__" not in vars(kind) or not issubclass(kind, Game):
+        return []
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    return [one.name for one in parameters if one.kind in named and one.name != "self"]

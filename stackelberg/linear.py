@@ -18,6 +18,7 @@ Riccati equations, Bertsekas, Dynamic Programming and Optimal Control.
 """
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -428,3 +429,45 @@ def _bumps(model: LinearModel, loop: Loop, horizon: int) -> Tensor:
 
 def _weights(discount: float, horizon: int) -> Tensor:
     return discount ** torch.arange(horizon, dtype=torch.float64)
+
+
+@torch.no_grad()
+def ascending(model: LinearModel, tried: int = 8) -> Tensor | None:
+    """A direction [k] in which the leader's objective grows without end, if one is found.
+
+    With its gains of the state held fixed, the objective is a quadratic function of the leader's
+    constant action c, apart from a bump, which is bounded: it has no maximum if the quadratic form
+    is positive in some direction, or zero where the linear one is not. So that is a proof, up to
+    rounding; gains of the state that make it so, other than those tried, are not found.
+
+    Args:
+        tried: how many gains, the first 0 and the others drawn from N(0, 1/4).
+    """
+    count, still = model.leader_actions, replace(model, bump=None)
+    draw = torch.Generator().manual_seed(0)
+    feedback = 0.5 * torch.randn(tried, count, model.states, generator=draw, dtype=torch.float64)
+    feedback[0] = 0.0
+    eye = torch.eye(count, dtype=torch.float64)
+    pairs = (eye[:, None] + eye).flatten(0, 1)
+    points = torch.cat([torch.zeros_like(eye[:1]), eye, -eye, pairs])  # [P, k] values of c
+    gain = torch.cat(
+        [
+            points.expand(tried, -1, -1).unsqueeze(-1),
+            feedback.unsqueeze(1).expand(-1, len(points), -1, -1),
+        ],
+        -1,
+    ).flatten(0, 1)
+    worth = objective(still, LinearPolicy(gain, torch.zeros_like(gain[..., 0])))
+    for row in worth.unflatten(0, (tried, -1)):
+        if not row.isfinite().all():
+            continue
+        base, ahead, behind, both = row.split([1, count, count, count**2])
+        slope = (ahead - behind) / 2
+        bend = both.view(count, count) - ahead[:, None] - ahead + base
+        values, ways = torch.linalg.eigh((bend + bend.mT) / 2)
+        rise, none = ways.mT @ slope, 1e-9 * row.abs().max()
+        free = (values > none) | ((values.abs() <= none) & (rise.abs() > none))
+        if free.any():
+            best = int(torch.where(free, values, -torch.inf).argmax())
+            return ways[:, best] * (1 if rise[best] >= 0 else -1)
+    return None

@@ -158,7 +158,8 @@ def linear_policy(count: int, states: int, leader: Any = None) -> LinearPolicy:
         raise InputError(
             "a linear-Gaussian leader, for which there are oracles",
             type(leader).__name__,
-            "use agents.LinearGaussian, or a follower and an estimator that do not solve the game",
+            "use agents.LinearGaussian, in evaluate() also gains [k, 1 + n] (constants first, then "
+            "of the states), or a follower and an estimator that do not solve the game",
         )
     return LinearPolicy(leader.gain().double(), leader.std().double())
 

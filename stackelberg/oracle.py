@@ -234,3 +234,24 @@ def require_oracle(game: Game, who: str = "", instead: str = "a method that need
             f"'{game.name}', which shows neither tables nor matrices",
             f"give it as arrays (games.tabular) or matrices (games.linear), or use {instead}",
         )
+
+
+def without_maximum(game: Game) -> Tensor | None:
+    """A direction of the leader's constant action in which its objective grows without end.
+
+    None where none is found; see `stackelberg.linear.ascending`.
+    """
+    constant = game.linear and game.leader_moves == "every step" and getattr(game, "affine", True)
+    return linear.ascending(game.matrices()) if constant else None
+
+
+def require_maximum(game: Game) -> None:
+    """Raise InputError if the leader's objective is found to grow without end."""
+    way = without_maximum(game)
+    if way is not None:
+        raise InputError(
+            "a leader's objective that has a maximum",
+            f"'{game.name}', where it grows without end with the leader's constant action along "
+            f"{[float(f'{x:.3g}') for x in way.tolist()]}",
+            "let the leader's action cost it, as by leader_cost + 0.1 * squared_error(...)",
+        )

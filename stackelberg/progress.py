@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+BESIDE = 11  # columns for the time and for what parts them
+WIDEST = 40  # columns of a bar, which gives way to what is said
+
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -30,7 +33,7 @@ class Progress:
         value = row["leader_objective"]
         value = row["leader_return"] if value is None else value
         mean = sum(value) / len(value) if isinstance(value, list) else value
-        self._done, self._said = row["iteration"] + 1, f"leader return {mean:.4g}{self._goal}"
+        self._done, self._said = row["iteration"] + 1, f"return {mean:.4g}{self._goal}"
         self._show(self._done, self._iterations, self._said)
 
     def follower(self, steps: int, most: int, gap: float | None) -> None:
@@ -42,7 +45,7 @@ class Progress:
 def told_steps(steps: int, most: int, gap: float | None) -> str:
     """How far a follower is in its training, in words."""
     known = "" if gap is None else f", gap {gap:.2g}"
-    return f"{steps:,} of {most:,} steps{known}"
+    return f"at {steps / most:.0%}{known}"
 
 
 @contextmanager
@@ -63,9 +66,10 @@ def counting_bar(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    line = BarColumn()
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        line,
         *([MofNCompleteColumn()] if counted else []),
         TimeElapsedColumn(),
         TextColumn("{task.fields[value]}"),
@@ -75,6 +79,10 @@ def counting_bar(
 
     def show(done: int, total: int, value: str) -> None:
         bar.start()
+        taken = len(title) + counted * (2 * len(str(total)) + 1) + BESIDE
+        room = max(bar.console.width - taken - 1, 1)
+        value = value if len(value) <= room else value[: room - 1] + "…"
+        line.bar_width = min(WIDEST, room + 1 - len(value))
         bar.update(task, completed=done, total=total, value=value)
 
     try:

@@ -23,7 +23,7 @@ from stackelberg.errors import InputError
 from stackelberg.game import Game
 from stackelberg.linear_model import LinearModel, linear_policy
 from stackelberg.model import TabularModel
-from stackelberg.oracle import require_oracle, rows_of
+from stackelberg.oracle import require_maximum, require_oracle, rows_of
 from stackelberg.process import single_thread
 from stackelberg.trust_region import TrustRegion, geometry_of, scale
 from stackelberg.types import Commitment, Leader, commit, everywhere
@@ -271,9 +271,11 @@ def solve(
         seed: of the recombinations.
 
     Raises:
-        InputError: if the game has neither tables nor matrices, or no restart has a finite value.
+        InputError: if the game has neither tables nor matrices, if the objective is found to grow
+            without end, or if no restart has a finite value.
     """
     require_oracle(game)
+    require_maximum(game)
     count = leader.count
     shorter = max(1, steps // 2)  # the climbs of those who do not start from nothing
     polishing = polish * (2 if game.linear else 1)

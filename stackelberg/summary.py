@@ -13,6 +13,7 @@ from stackelberg.access import Response, gap_of
 from stackelberg.best_known import BestKnown, beats, own_optimum
 from stackelberg.estimators import Evidence
 from stackelberg.game import Game
+from stackelberg.linear_model import is_linear, linear_policy
 from stackelberg.oracle import oracle, rows_of
 from stackelberg.rollout import Trajectories
 from stackelberg.trust_region import inner, norm
@@ -146,7 +147,16 @@ def evaluation(
             else standing(game, commitment, value, best_known)
         ),
         "follower_gap": _maybe(gap),
-    }
+    } | _numbers(commitment)
+
+
+def _numbers(commitment: Commitment) -> dict[str, Any]:
+    """The `design` [d] of leaders, or a linear one's `gains` [k, 1 + n]; lists of them for many."""
+    if commitment.design is not None:
+        return {"design": plain(commitment.design)}
+    if commitment.box is not None and is_linear(commitment.box):
+        return {"gains": plain(linear_policy(len(commitment.policy), 0, commitment.box).gain)}
+    return {}
 
 
 def standing(

@@ -442,3 +442,10 @@ def test_ctrl_c_ends_all_processes():
     time.sleep(10)  # until the system has done with them
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_a_run_started_from_python_goes_on_from_python(capsys):
+    config = json.loads(Path("a/config.json").read_text()) | {"leader": None}
+    Path("a/config.json").write_text(json.dumps(config))
+    assert cli.main(["train", config["game"], "--out", "a", "--resume"]) == 2
+    assert "Coordinator(..., out='a', resume=True)" in capsys.readouterr().err

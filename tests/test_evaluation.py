@@ -38,12 +38,13 @@ from stackelberg import (
     statistics,
 )
 from stackelberg.evaluation import default_followers
-from stackelberg.evaluation_result import EvaluationResult, print_tables
+from stackelberg.evaluation_result import EvaluationResult
 from stackelberg.figures import draw_cross_play
 from stackelberg.frozen import frozen
 from stackelberg.game import Game, Step
 from stackelberg.oracle import in_matrices
 from stackelberg.parallel import from_parallel_env
+from stackelberg.progress import progress_bar
 from stackelberg.types import commit, inside
 
 TOY = discrete_toy.game()
@@ -253,7 +254,7 @@ def test_a_leader_whose_return_diverges_is_worth_nothing_finite(capsys):
         assert row["leader_discounted"] < -1e5
     (summary,) = result.summary()
     assert (summary["regret"], summary["regret_source"]) == (None, "exact")
-    print_tables(result)
+    print(result)
     said = capsys.readouterr().out
     assert "a discounted return diverges, and is cut after 88 steps" in said
     assert re.search(r"\| -inf +\| -1 +\| the game's \| inf ", said)
@@ -581,7 +582,7 @@ def test_it_is_told_how_far_a_follower_is():
     run = {"seeds": (0, 3), "episodes": 1, "report": lambda *said: told.append(said)}
     evaluate({"mine": SOMETIMES}, TOY, [Slow], **run)
     first, second = ((i, f"mine: counting, seed {seed}") for i, seed in ((0, 0), (1, 3)))
-    steps = "10,000 of 20,000 steps", "20,000 of 20,000 steps, gap 0.5"
+    steps = "at 50%", "at 100%, gap 0.5"
     for i, which in (first, second):
         assert told[3 * i : 3 * i + 2] == [(i, 2, f"{which}, {said}") for said in steps]
         assert told[3 * i + 2] == (i + 1, 2, which)
@@ -610,7 +611,7 @@ def test_episodes_do_not_go_on_for_ever(capsys):
     result = evaluate(MIXED, matrix.game(), ["exact"], **run)
     (row,) = result.rows
     assert (row["episodes"], row["leader_discounted_ci95"] > 1e-4) == (200, True)
-    print_tables(result)
+    print(result)
     said = capsys.readouterr().out
     assert "half-width 0.0001 not reached in 1 of 1 trainings, in 200 episodes" in said
 
@@ -1015,3 +1016,88 @@ def test_one_episode_and_one_seed_have_no_interval():
     for name in NAMES:  # of a single seed: that of its episodes
         assert summary[f"{name}_ci95"] == result.rows[0][f"{name}_ci95"] > 0
     assert summary["iqm_interval"] is None
+
+
+def test_a_run_is_evaluated_in_its_own_game_alone(tmp_path):
+    run, parts = tmp_path / "run", default_leader(TOY, (0,))
+    trained(run)
+    other = discrete_toy.game(bonus=2.0)
+    with pytest.raises(InputError, match=r"with \w+ = .*load_leader.*leader, other_game"):
+        load_leader(run, other, parts)
+    named = tmp_path / "named"
+    trained(named, label=COMMAND)
+    with pytest.raises(InputError, match=r"with \w+ = "):
+        evaluate(named, other, ["exact"], **QUICK)
+    saved = load_leader(run, TOY, parts)
+    assert evaluate(saved.leader, other, ["exact"], **QUICK).about["game"] == other.name
+
+
+def test_a_result_is_printed_in_tables():
+    result = evaluate({"mine": SOMETIMES}, TOY, ["exact", small_soft_q], seeds=(0,), episodes=5)
+    lines = str(result).splitlines()
+    assert lines[0].startswith("what leaders are worth")
+    assert len(lines) < 40
+    assert "rows" in repr(result)
+    assert len(repr(result)) < 100
+    (line,) = (line for line in lines if "interquartile" in line)
+    assert line.startswith("mine: interquartile mean of the leader's return over all followers")
+    assert "of each of 2 kinds" in line
+
+
+def test_a_single_run_is_named_by_its_leader(tmp_path):
+    trained(tmp_path / "run", label=COMMAND)
+    (group,) = evaluate(tmp_path / "run", None, ["exact"], **QUICK).groups()
+    assert group["group"] == str(tmp_path / "run")
+
+
+def test_gains_are_a_leader_of_a_linear_game():
+    """As LinearGaussian of the same gains and spread."""
+    game = duopoly.game()
+    leader = default_leader(game, (0,))
+    with torch.no_grad():
+        for parameter in leader.parameters():
+            parameter += 0.1
+    gains = leader.gain()[0].detach().numpy()
+    ours, theirs = (evaluate(one, game, ["exact"], **QUICK) for one in (gains, leader))
+    assert ours.standings[0]["objective"] is not None
+    for key in ("objective", "regret"):
+        assert ours.standings[0][key] == pytest.approx(theirs.standings[0][key], rel=1e-9)
+    for name in (*NAMES, "leader_exact", "follower_gap"):
+        assert ours.rows[0][name] == pytest.approx(theirs.rows[0][name], rel=1e-6, abs=1e-9)
+    with pytest.raises(InputError, match=r"gains of shape .*function"):
+        evaluate(np.zeros((7, 7)), game, ["exact"], **QUICK)
+    with pytest.raises(InputError, match=r"gains \[k, 1 \+ n\]"):
+        evaluate(lambda seen: 0.1, game, ["exact"], **QUICK)
+
+
+def test_an_action_of_one_number_need_be_no_array():
+    game = duopoly.game()
+    (one,), (same,) = (
+        frozen("a", rule, game) for rule in (lambda s: 0.1, lambda s: np.array([0.1]))
+    )
+    seen = torch.zeros(1, 3, *game.observation_space.shape)
+    noise = torch.zeros(1, 3, 1)
+    assert torch.equal(one.commitment.box.act(seen, noise), same.commitment.box.act(seen, noise))
+
+
+@pytest.mark.parametrize(
+    ("game", "key"), [(four_rooms.game(), "design"), (duopoly.game(), "gains")]
+)
+def test_the_summary_holds_what_was_trained(game, key):
+    result = Coordinator(
+        game, default_leader(game, (0,)), ExactFollower(), TrainConfig(iterations=1, streams=2)
+    ).run()
+    made = commit(game, result.leader)
+    numbers = made.design if key == "design" else made.box.gain()
+    assert result.summary[key] == numbers[0].tolist()
+
+
+def test_what_a_bar_says_fits_into_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with progress_bar("discrete_toy", 60, -162.5) as progress:
+        progress({"iteration": 0, "leader_objective": -1.823, "leader_return": 0.0})
+        progress.follower(5_120, 65_536, 0.0072)
+    last = capsys.readouterr().err
+    assert "return -1.823 of -162.5, follower at 8%, gap 0.0072" in last
+    assert "1/60" in last
+    assert "…" not in last

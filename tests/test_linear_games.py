@@ -483,14 +483,23 @@ ASKEW = np.eye(4) + np.eye(4, k=2)
         ({"transition": np.zeros((1, 1, 4))}, r"transition of shape \[1, 4\]; got .*\[1, 1, 4\]"),
         ({"leader_cost": np.eye(3)}, r"leader_cost of shape \[4, 4\]; got shape \[3, 3\]; write"),
         ({"leader_cost": ASKEW}, r"leader_cost: a symmetric matrix; got entries \[0, 2\]"),
-        ({"follower_cost": np.diag([0, 1, 1, 0])}, r"follower_cost in b: a positive definite"),
+        (
+            {"follower_cost": np.diag([0, 1, 1, 0])},
+            r"follower_cost in the follower's action: a positive definite",
+        ),
         ({"follower_cost": np.diag([0, 1, 1, -1])}, r"got the eigenvalue -1; mend"),
         ({"bump": np.eye(3)}, r"bump of shape \[3, 4\]; got shape \[3, 3\]"),
         ({"height": np.inf}, r"a finite height; got inf"),
         ({"noise": [[-1.0]]}, r"noise: a positive semidefinite matrix; got the eigenvalue -1"),
-        ({"noise": [1.0]}, r"noise of shape \[1, 1\]; got shape \[1\]"),
+        (
+            {"noise": [1.0]},
+            r"noise, the covariance of the next state's noise, of shape \[1, 1\]; got",
+        ),
         ({"initial_covariance": [[-1.0]]}, r"initial_covariance: a positive semidefinite"),
-        ({"initial_mean": [0.0, 1.0]}, r"initial_mean of shape \[1\]; got shape \[2\]"),
+        (
+            {"initial_mean": [0.0, 1.0]},
+            r"initial_mean, the mean of the first state, of shape \[1\]; got",
+        ),
         ({"limit": 0}, r"a limit > 0, or none; got 0"),
         ({"leader_actions": 0}, r"leader_actions >= 1 .*; got leader_actions = 0"),
         ({"leader_std": 0.0}, r"finite leader_std > 0; got .*leader_std = 0.0"),
@@ -506,6 +515,12 @@ def test_bad_games(changes, message):
         LinearGame(**given | changes)
 
 
+@pytest.mark.parametrize("indices", [(1, 7), (-1, 0), (4, 1)])
+def test_costs_of_numbers_that_are_not_there(indices):
+    with pytest.raises(InputError, match=r"indices in 0..3 of z, whose length is 4; got"):
+        product(4, *indices)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -514,7 +529,7 @@ def test_bad_games(changes, message):
         ({"leader_cost": lambda x: torch.ones(3, 3)}, r"leader_cost: a function .*\[M, 3, 3\]"),
         (
             {"follower_cost": lambda x: x[:, :, None].sign() * torch.eye(3)},
-            r"follower_cost in b: a positive definite matrix; got the eigenvalue -1",
+            r"follower_cost in the follower's action: a positive .*; got the eigenvalue -1",
         ),
         ({"design_space": spaces.Box(-np.inf, np.inf, (1,))}, r"design_space: a bounded Box"),
         ({"transition": torch.zeros(3, 1, 3)}, r"transition of shape \[1, 3\]; got .*\[3, 1, 3\]"),
@@ -541,7 +556,7 @@ def test_bad_designs(changes, message):
         (lqr.game, {"A": "fast"}, r"A: a matrix of numbers; got 'fast'"),
         (lqr.game, {"A": [[1.0, 0.0]]}, r"A of shape \[1, 1\]; got shape \[1, 2\]"),
         (lqr.game, {"R": np.eye(2)}, r"R of shape \[1, 1\]; got shape \[2, 2\]"),
-        (lqr.game, {"R": [[-1.0]]}, r"follower_cost in b: a positive definite"),
+        (lqr.game, {"R": [[-1.0]]}, r"follower_cost in the follower's action: a positive definite"),
         (lqr.game, {"Q": [[1, 1], [0, 1]]}, r"follower_cost: a symmetric matrix"),
         (lqr.game, {"width": [0.2, 0.0]}, r"width: positive numbers; got \[0.2, 0.0\]"),
         (lqr.game, {"target": [0.2]}, r"target of shape \[2\]; got shape \[1\]"),

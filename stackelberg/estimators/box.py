@@ -35,6 +35,7 @@ from stackelberg.config import EstimatorName
 from stackelberg.continuous import SETTINGS, BoxCritics, Grid
 from stackelberg.estimators.evidence import Estimator, Evidence
 from stackelberg.estimators.zeroth_order import es, spsa
+from stackelberg.game import log_transitions, reenacted
 from stackelberg.hypergradient import restarting_sum
 from stackelberg.trust_region import inner, norm
 from stackelberg.types import Commitment
@@ -50,7 +51,8 @@ def expected_trace(evidence: Evidence, commitment: Commitment) -> tuple[Tensor, 
     `stackelberg.backward`.
 
     Raises:
-        InputError: for a design in a game that tells neither `reenact` nor `log_transition`.
+        InputError: for a design in a game that tells neither `reenact` nor `log_transition`, or
+            one of them in a wrong form.
     """
     signals = BoxSignals(evidence, commitment)
     indirect = signals.indirect(signals.critics.trace[:, : signals.taken])
@@ -153,7 +155,8 @@ class BoxSignals:
         """r + gamma V(s') of every step, leader and follower [2, M, n], attached to the design.
 
         Raises:
-            InputError: if the game tells neither how a design moves its steps, nor their density.
+            InputError: if the game tells neither how a design moves its steps, nor their density,
+                or in a wrong form.
         """
         evidence, critics, design = self.evidence, self.critics, self.commitment.design
         assert design is not None
@@ -170,13 +173,13 @@ class BoxSignals:
         discounts = torch.tensor([game.leader_discount, game.follower_discount]).double()
         goes_on = discounts.view(2, 1, 1) * ~seen.terminated.flatten(1)
         if game.reenacts:
-            again = game.reenact(*flat)
+            again = reenacted(game, *flat)
             moved = again.observation.unflatten(0, (len(design), -1))
             if game.observes_apart:
                 moved = torch.cat([moved.to(led), replay.seen_by(led)[1]], -1)
             reward = torch.stack([again.leader_reward, again.follower_reward])
             return reward.unflatten(1, (len(design), -1)) + goes_on * critics.next_value(moved)
-        log_chance = game.log_transition(*flat).unflatten(0, (len(design), -1))
+        log_chance = log_transitions(game, *flat).unflatten(0, (len(design), -1))
         with torch.no_grad():
             reward = torch.stack([seen.leader_reward, seen.follower_reward]).flatten(2)
             gained = reward + goes_on * critics.next_value(led) - critics.recorded_value()
