@@ -48,24 +48,6 @@ BEST_KNOWN = {
 }
 
 
-class FourRooms(TabularDesign):
-    """The design game, drawn as a grid."""
-
-    @property
-    def grid(self) -> Grid:
-        """One layer for every goal."""
-        goals = dict.fromkeys(GOALS[: self.states // len(CELLS)], "G")
-        return Grid(MAP, MOVES, {START: "S", TARGET: "T"} | goals)
-
-    def picture_moves(
-        self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
-    ) -> None:
-        """The penalties, the higher the redder."""
-        share = np.asarray(leader_action, float) / TOTAL
-        image = self.grid.draw(axes, share, axes.get_title(), bar=False, cmap="Reds", vmax=0.3)
-        image.set_alpha(np.nan_to_num(image.get_array().filled(0)).clip(0, 0.3) / 0.3)
-
-
 def slippery(kept: float) -> np.ndarray:
     """P(next cell | cell, move) [104, 4, 104]; the chosen move happens with probability `kept`."""
     moved = np.zeros((len(CELLS), 4, len(CELLS)))
@@ -83,7 +65,7 @@ def game(
     temperature: float = 0.003,
     penalty: float = 5.0,
     **settings: Any,
-) -> FourRooms:
+) -> TabularDesign:
     """A follower walks to a goal; the leader places penalties so that it passes the target cell.
 
     Description: four rooms of 104 cells. The follower moves up, right, down or left and slips to
@@ -126,7 +108,7 @@ def game(
     setting = (goals, kernel, float(temperature), float(penalty))
     changed = {key: value for key, value in settings.items() if key not in ("horizon", "optimum")}
     known = BEST_KNOWN.get(setting) if changed.items() <= STANDARD.items() else None
-    return FourRooms(
+    made = TabularDesign(
         Budget(cells, TOTAL),
         planned,
         leader_reward,
@@ -138,6 +120,8 @@ def game(
         name="four_rooms",
         **{"horizon": 200, "optimum": known} | settings,
     )
+    made.grid = Grid(MAP, MOVES, {START: "S", TARGET: "T"} | dict.fromkeys(GOALS[:goals], "G"))
+    return made
 
 
 def parallel_env(

@@ -37,23 +37,7 @@ STANDARD = {"leader_discount": 0.95, "follower_discount": 0.95, "follower_observ
 BEST_KNOWN = {(0.1, 0.1): 0.648801, (0.2, 0.1): 0.613872, (0.5, 0.1): 0.402002}
 
 
-class Warehouse(TabularDesign):
-    """The design game, drawn as a grid."""
-
-    @property
-    def grid(self) -> Grid:
-        return GRID
-
-    def picture_moves(
-        self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
-    ) -> None:
-        """The slow cells, the slower the redder."""
-        share = np.asarray(leader_action, float) / SLOWEST
-        image = self.grid.draw(axes, share, axes.get_title(), bar=False, cmap="Reds", vmax=1.0)
-        image.set_alpha(np.nan_to_num(image.get_array().filled(0)).clip(0, 1))
-
-
-def game(temperature: float = 0.2, price: float = 0.1, **settings: Any) -> Warehouse:
+def game(temperature: float = 0.2, price: float = 0.1, **settings: Any) -> TabularDesign:
     """A picker walks to the packing desk; the leader slows cells so that it passes the scanner.
 
     Description: aisles between racks, 37 cells. The follower moves up, right, down or left and
@@ -98,7 +82,7 @@ def game(temperature: float = 0.2, price: float = 0.1, **settings: Any) -> Wareh
     setting = float(temperature), float(price)
     known = BEST_KNOWN.get(setting) if changed.items() <= STANDARD.items() else None
     discounts = {name: STANDARD[name] for name in ("leader_discount", "follower_discount")}
-    return Warehouse(
+    made = TabularDesign(
         spaces.Box(0.0, SLOWEST, (cells,), np.float64),
         transition,
         leader_reward,
@@ -109,6 +93,8 @@ def game(temperature: float = 0.2, price: float = 0.1, **settings: Any) -> Wareh
         name="warehouse",
         **discounts | {"horizon": 100, "optimum": known} | settings,
     )
+    made.grid = GRID
+    return made
 
 
 def parallel_env(

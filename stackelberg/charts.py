@@ -180,13 +180,9 @@ def plotly(chart: Chart) -> dict[str, Any]:
         common |= {"steps": _numbers(curve.steps)}  # in the place of x, if asked
         error = ""
         if curve.half is not None:
-            low, high = curve.band(chart.log)
             edge = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
-            fill = {"fill": "tonexty", "fillcolor": curve.colour + "33"}
-            data += [
-                common | edge | {"y": _numbers(low)},
-                common | edge | fill | {"y": _numbers(high)},
-            ]
+            fill = {"fill": "toself", "fillcolor": curve.colour + "33"}
+            data.append(common | edge | fill | _outline(*curve.band(chart.log), curve.steps))
             error = " ± %{customdata:.2g}"
         line = {"color": curve.colour, "width": 2, "dash": curve.dash}
         one = {"name": escape(curve.name, quote=False), "y": _numbers(curve.mean), "line": line}
@@ -217,6 +213,19 @@ def plotly(chart: Chart) -> dict[str, Any]:
         if 5 <= seen.max() / seen.min() < CLOSE:
             layout["yaxis"] |= {"dtick": "D2"}  # labels at 1, 2 and 5
     return {"data": data, "layout": layout}
+
+
+def _outline(low: np.ndarray, high: np.ndarray, steps: np.ndarray) -> dict[str, Any]:
+    """Around every stretch of a band, there and back, with a hole where it is not known."""
+    known = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
+    found: dict[str, list[Any]] = {"x": [], "steps": [], "y": []}
+    for stretch in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
+        around = np.concatenate([stretch, stretch[::-1]])
+        ends = np.concatenate([low[stretch], high[stretch[::-1]]])
+        for name, part in (("x", around.tolist()), ("steps", steps[around]), ("y", ends)):
+            hole = [None] if found[name] else []
+            found[name] += hole + (part if name == "x" else _numbers(part))
+    return found
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:

@@ -115,6 +115,8 @@ def check_game(
             except (Exception, SystemExit) as error:
                 return [*findings, _failure("game", error)]
         findings.append(Finding("game", "ok", _described(game)))
+        if game.grid is not None:
+            note("grid", _grid, game)
         exactly = game.tabular
         note("influence", _exact_influence if exactly else _sampled_influence, game)
         note("temperature", _exact_scale if exactly else _sampled_scale, game)
@@ -158,6 +160,14 @@ def _guarded(name: str, item: Callable[..., Finding], *given: Any) -> Finding:
         return item(*given)
     except (Exception, SystemExit) as error:
         return _failure(name, error)
+
+
+def _grid(game: Game) -> Finding:
+    """Is the map that the game is drawn on one of its states and its follower's moves?"""
+    game.check_grid()
+    assert game.grid is not None
+    layers = game.observation_space.shape[0] // len(game.grid.cells)
+    return Finding("grid", "ok", f"{len(game.grid.cells)} cells, layers of them: {layers}")
 
 
 def _failure(name: str, error: BaseException) -> Finding:

@@ -486,7 +486,7 @@ class Report:
 
         interruptible()
         with single_thread():
-            page = report(self.runs, self.out)
+            page = report(self.runs, self.out, tell=lambda said: print(said, file=sys.stderr))
         if not self.quiet:
             print(f"written to {page} and {page.parent / 'figures'}")
 

@@ -1,5 +1,6 @@
 """Episodes of one leader and its follower: recorded, and drawn over time."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from stackelberg.types import Commitment
 NAMED = 16  # curves or bars side by side at most that a legend names
 LISTED = 8  # choices at most that are named above each other
 LABELLED = 20  # bars at most whose places are labelled
+WRITTEN = 12  # bars at most at which their numbers are written
+WORD, NAME = 16, 28  # letters of a line beside an axis, and of a name in a legend, at most
 CROWDED = 40  # letters beside each other on an axis, beyond which labels are turned
 TURNED = {"rotation": 40, "ha": "right", "rotation_mode": "anchor", "fontsize": "small"}
 
@@ -76,6 +79,17 @@ ONE_OF = {"linestyle": "none", "marker": ".", "markersize": 4, "clip_on": False}
 def verbatim(name: Any) -> str:
     """A name as Matplotlib is to be given it, so that it takes no dollars for mathematics."""
     return str(name).replace("$", r"\$")
+
+
+def cut(name: str, most: int) -> str:
+    """A name without what is beyond so many letters."""
+    return name if len(name) <= most else name[: most - 1].rstrip("\\ ") + "…"
+
+
+def wrapped(name: str) -> str:
+    """A name in two short lines at most."""
+    lines = [cut(line, WORD) for line in textwrap.wrap(name, WORD, break_long_words=False)]
+    return "\n".join(lines[:2]) + ("…" if len(lines) > 2 and not lines[1].endswith("…") else "")
 
 
 def names_of(game: Game, kind: str, count: int) -> list[str]:
@@ -144,7 +158,8 @@ def draw_numbers(
             one = episode[r]
             panel.set_ylim(_extent(every))
             if one.values.ndim == 1:
-                draw_bars(panel, one.names, one.values[:, None])
+                places = [cut(name, NAME) for name in one.names]
+                draw_bars(panel, places, one.values[:, None], written=True)
                 continue
             for i, values in enumerate(one.values.T):
                 turn, which = divmod(i, len(COLOURS))
@@ -153,7 +168,7 @@ def draw_numbers(
             panel.set_xlim(0, last)
             panel.locator_params(axis="x", integer=True, nbins=6)
             if one.style is ONE_OF and len(one.names) <= LISTED:
-                panel.set_yticks(range(len(one.names)), one.names)
+                panel.set_yticks(range(len(one.names)), [cut(name, WORD) for name in one.names])
             else:
                 whole = {"integer": True, "min_n_ticks": 1} if one.style is ONE_OF else {}
                 panel.locator_params(axis="y", nbins=4, **whole)
@@ -161,12 +176,14 @@ def draw_numbers(
             panel.grid(alpha=0.3)
         names, values = every[0].names, every[0].values
         lone = len(names) == 1 and every[0].style is not ONE_OF
-        axes[0].set_ylabel((names[0] if lone else every[0].title).replace(" ", "\n", 1))
+        title = names[0] if lone else every[0].title
+        axes[0].set_ylabel(wrapped(title) if len(title) > WORD else title.replace(" ", "\n", 1))
         if values.ndim == 2 and 1 < values.shape[1] <= NAMED:
             place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
             size = "small" if len(names) <= 5 else "x-small"
             look = {"fontsize": size, "handlelength": 1.5, "labelspacing": 0.3}
-            axes[-1].legend(axes[-1].lines, names, ncols=-(-len(names) // 8), **look, **place)
+            told = [cut(name, NAME) for name in names]
+            axes[-1].legend(axes[-1].lines, told, ncols=-(-len(names) // 8), **look, **place)
     for panel in rows[-1]:
         panel.set_xlabel("step")
     return grown
@@ -177,7 +194,8 @@ def _extent(every: Sequence[Record]) -> tuple[float, float]:
     low, high = (bound([bound(one.values) for one in every]) for bound in (np.nanmin, np.nanmax))
     if every[0].values.ndim == 1:
         low, high = min(low, 0.0), max(high, 0.0)
-    room = 0.06 * (high - low) or 0.5
+    share = 0.25 if every[0].values.ndim == 1 else 0.06  # the bars' numbers are written there
+    room = share * (high - low) or 0.5
     return float(low - room), float(high + room)
 
 
@@ -187,14 +205,23 @@ def draw_bars(
     values: np.ndarray,
     names: Sequence[str] = ("",),
     title: str | None = None,
+    written: bool = False,
 ) -> None:
-    """Bars [P, A] at named places, A side by side, named in a legend if there are several."""
+    """Bars [P, A] at named places, A side by side, named in a legend if there are several.
+
+    Args:
+        written: with the number at every bar, where there are few.
+    """
     count, several = values.shape
     width = 0.8 / several
     bars = []
     for a in range(several):
         at = np.arange(count) + (a - (several - 1) / 2) * width
         bars.append(axes.bar(at, values[:, a], width, color=COLOURS[a % len(COLOURS)]))
+    if written and count * several <= WRITTEN:
+        for one in bars:
+            axes.bar_label(one, fmt="{:.3g}", fontsize="x-small", padding=1)
+        axes.margins(y=0.12)
     if count <= LABELLED:
         crowded = sum(map(len, places)) > CROWDED
         axes.set_xticks(range(count), places, **(TURNED if crowded else {}))

@@ -36,7 +36,7 @@ NO_GAP = 1e-9  # relative gaps below it are drawn as none
 INK, DARK_INK = "#1c2330", "#e4e8ef"  # of what is drawn on a light and on a dark page
 DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 EPISODES, POINTS, OUTPUTS = 4, 60, 4  # of a leader's rule: ranges from, points on a curve, panels
-OFTEN = 1e-3  # of the visits to the state visited most: less often, rates are left out of scale
+OFTEN = 0.01  # of the visits to the cell visited most: less often, rates are left out of scale
 
 
 def draw_learning_curves(
@@ -262,7 +262,11 @@ def game_panels(game: Game, commitment: Commitment) -> list[Panel]:
 
     Args:
         commitment: of one leader.
+
+    Raises:
+        InputError: if the game's grid is not of its states and follower.
     """
+    game.check_grid()
     leader = _leader_panels(game, commitment)
     return leader + (_tabular_panels if game.tabular else _other_panels)(game, commitment)
 
@@ -284,6 +288,11 @@ def _tabular_panels(game: Game, commitment: Commitment) -> list[Panel]:
         "The leader's price of a unit of the follower's value, rho(s): where it is positive "
         "(red) it pays the leader to please the follower, where negative (blue) to displease it."
     )
+    if game.grid is not None:
+        price += (
+            f" Colours are scaled to cells with at least {OFTEN:.0%} of the visits of the cell "
+            "visited most; where others exceed that, their colour is the fullest."
+        )
     panels = [Panel("Follower's best response", about, draw)]
     if len(visits) > 1:
         said = "Expected discounted visits of every state."
@@ -433,7 +442,7 @@ def _gains(game: Game, who: str, gain: np.ndarray) -> Callable[[Any], None]:
 
 
 def _draw_design(axes: Any, places: Sequence[str], values: np.ndarray) -> None:
-    draw_bars(axes, places, values[:, None])
+    draw_bars(axes, places, values[:, None], written=True)
     if len(places) > LABELLED:
         axes.set_xlabel("number of the design")
 
@@ -454,9 +463,7 @@ def _map_of(game: Game, values: np.ndarray) -> Callable[[Any], None]:
 
 
 def _rate_map(game: Game, rate: np.ndarray, visits: np.ndarray) -> Callable[[Any], None]:
-    """Over several layers of a grid the mean by visits. States seldom visited may be off scale."""
-    often = visits > OFTEN * visits.max()
-    most = float(np.abs(rate[often]).max()) or 1.0
+    """Over several layers of a grid the mean by visits. Cells seldom visited may be off scale."""
 
     def draw(axes: Any) -> None:
         if game.grid is None:
@@ -466,7 +473,8 @@ def _rate_map(game: Game, rate: np.ndarray, visits: np.ndarray) -> Callable[[Any
             axes.axhline(0, color=matplotlib.rcParams["axes.edgecolor"], linewidth=0.8)
             axes.set(xlabel="state", ylabel="rho(s)")
             return
-        mean = _by_cell(game, rate, visits)
+        mean, times = _by_cell(game, rate, visits), game.grid.layered(visits).sum(0)
+        most = float(np.abs(mean[times >= OFTEN * times.max()]).max()) or 1.0
         game.grid.draw(axes, mean, "", cmap="coolwarm", vmin=-most, vmax=most)
 
     return draw

@@ -71,12 +71,14 @@ def film(
 
     Raises:
         InputError: if the folder is no run, has no checkpoint yet, or was started from Python and
-            game or leader are missing, or if the file cannot be written. Nothing is written then.
+            game or leader are missing, if the game's grid does not fit it, or if the file cannot be
+            written. Nothing is written then.
     """
     target = Path(gif)
     _check(target, episodes, seed)
     _check_known(run, game, leader)
     saved = load_leader(run, game, leader)
+    saved.game.check_grid()
     _prepare(target)
     game, config = saved.game, saved.config
     first = leader or registry.load("leaders", config["leader"])(game, config["seeds"])
@@ -153,7 +155,8 @@ def scene(
         else:
             figure.text(middle, 0.32 / height, title, ha="center", size=11)
         said = [f"{w} {r:.4g}" for w, r in zip(("leader", "follower"), moment.returns, strict=True)]
-        figure.text(middle, 0.1 / height, "return: " + ", ".join(said), ha="center", size=9)
+        earned = "discounted return: " + ", ".join(said)
+        figure.text(middle, 0.1 / height, earned, ha="center", size=9)
     return figure
 
 

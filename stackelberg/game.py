@@ -19,6 +19,7 @@ from stackelberg.linear_model import LinearModel
 from stackelberg.model import TabularModel, check_settings
 from stackelberg.vector import VectorGame, VectorSteps, check_rows
 
+EVEN_SHARES = 10  # even shares of a budget, at which a picture's colour is full
 ROUNDING = 1e-5  # of its size, by which an action in single precision may leave its space
 
 
@@ -120,6 +121,7 @@ class Game(ABC):
         moves_transition: does a design change the transitions, not rewards alone? False unless set.
         one_hot: does the leader observe which of finitely many states it is, one-hot?
         one_by_one: does `vector` step its copies one after the other?
+        grid: where the states lie, if they are cells of a map.
         longest: steps after which the game itself cuts episodes, if it does.
         names: for pictures, words for the numbers of what is observed under the key "state", and of
             what they do under "leader" and "follower" (of a Box its numbers, of a Discrete its
@@ -134,6 +136,7 @@ class Game(ABC):
     moves_transition: bool = False
     one_hot: bool = False
     one_by_one: bool = False
+    grid: Grid | None = None
     longest: int | None = None
     names: Mapping[str, Sequence[str]] = MappingProxyType({})
 
@@ -349,10 +352,18 @@ class Game(ABC):
         """The arrays that play follows; another model than `model` only to reproduce a mismatch."""
         return self.model(design)
 
-    @property
-    def grid(self) -> Grid | None:
-        """Where the states lie, if they are cells of a grid."""
-        return None
+    def check_grid(self) -> None:
+        """Raise InputError unless the grid, if there is one, is of its states and follower."""
+        if self.grid is None:
+            return
+        if not isinstance(self.grid, Grid):
+            raise InputError(
+                "a stackelberg.Grid as the game's grid",
+                f"{type(self.grid).__name__}",
+                "write game.grid = Grid(rows, moves)",
+            )
+        moves = self.follower_space.n if isinstance(self.follower_space, spaces.Discrete) else None
+        self.grid.check(self.observation_space.shape[0], None if moves is None else int(moves))
 
     @property
     def drawn(self) -> bool:
@@ -377,9 +388,25 @@ class Game(ABC):
     def picture_moves(
         self, axes: Any, values: np.ndarray, leader_action: Any, follower_action: Any
     ) -> None:
-        """Draw over a picture of the state that was reached what both did to reach it."""
-        if self.finite:
+        """Draw over a picture of the state that was reached what both did to reach it.
+
+        On a grid a design with a number for every cell, where the leader moves once; the colour is
+        full at the bound of its space, or at ten even shares of a Budget.
+        """
+        if self.grid is not None and self.leader_moves == "once":
+            if np.size(leader_action) == len(self.grid.cells):
+                self.grid.shade(axes, np.ravel(leader_action), self._full(leader_action))
+        elif self.finite:
             axes.set_xlabel(f"leader's action {leader_action}, follower's {follower_action}")
+
+    def _full(self, design: Any) -> float:
+        """The size of a design's number that is shaded fully."""
+        space = self.leader_space
+        if isinstance(space, Budget):
+            return min(1, EVEN_SHARES / len(space.low)) * space.total
+        bounds = np.abs([space.low, space.high]) if isinstance(space, spaces.Box) else np.inf
+        most = float(np.max(bounds))
+        return most if 0 < most < np.inf else float(np.abs(design).max()) or 1.0
 
 
 def reenacted(game: Game, *recorded: Tensor) -> Reenacted:

@@ -5,7 +5,7 @@ import html
 import inspect
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import resources
@@ -41,6 +41,7 @@ PLOTLY = "plotly-basic.min.js"  # npm's plotly.js-basic-dist-min 4.1.1 as it is,
 PLAY = "play.gif"  # below figures/, where a run's episodes are shown from
 PICTURED = 4  # groups of runs at most whose leaders are drawn
 DERIVED = ("game_model", "leader_model", "follower_settings")  # what settings come to
+TOLD = 3  # settings at most that runs are told apart by; beyond, their folders do
 SPEAKING = ("estimator", "access", "follower", "leader", "optimiser")  # values that need no key
 MEASURES = ("leader", "follower", "regret", "gap")
 
@@ -218,6 +219,7 @@ def report(
     *,
     game: Game | None = None,
     leader: Leader | None = None,
+    tell: Callable[[str], None] = lambda said: None,
 ) -> Path:
     """Write figures and one self-contained page of a run, or of several runs of one game.
 
@@ -228,11 +230,13 @@ def report(
             unless given.
         game, leader: for pictures of the first run, where that was started from Python: its game
             and a leader of the same kind and size.
+        tell: called with a line for every leader that cannot be drawn, and why.
 
     Returns: the page.
     Raises:
         InputError: if a folder is no run or has no iteration yet, if runs are of different games,
-            or if `out` cannot be written. Nothing is written then.
+            if a game's grid does not fit it, or if `out` cannot be written. Nothing is written
+            then.
     """
     names = [Path(run).resolve() for run in runs]
     if not names or len(set(names)) < len(names):
@@ -275,6 +279,9 @@ def report(
             write_atomically(folder / name, data)
     except OSError as error:
         raise unwritable(folder, error) from error
+    for run, (_, missing) in zip(leaders, pictured, strict=True):
+        if missing is not None:
+            tell(f"no pictures of the leader of {run.name}: {missing}")
     return folder / PAGE
 
 
@@ -286,8 +293,13 @@ def grouped(runs: Sequence[Run]) -> list[tuple[Group, list[Run]]]:
         members.setdefault(json.dumps(key, sort_keys=True), []).append(run)
     many = list(members.values())
     differ = _differing([group[0].settings for group in many])
-    labels = [_label(group[0], differ) if len(many) > 1 else _seeds(group) for group in many]
-    if len(set(labels)) < len(labels):
+    if len(many) == 1:
+        labels = [_seeds(many[0])]
+    elif len(differ) > TOLD:
+        labels = [_named(group) for group in many]
+    else:
+        labels = [_label(group[0], differ, runs) for group in many]
+    if len(set(labels)) < len(labels) or "" in labels:
         labels = [f"{name} ({group[0].name})" for name, group in zip(labels, many, strict=True)]
     return [
         (Group(label, [run.metrics for run in group], *_best_known(group, runs)), group)
@@ -300,9 +312,18 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [k for k in keys if any(one.get(k) != settings[0].get(k) for one in settings)]
 
 
-def _label(run: Run, differ: Sequence[str]) -> str:
+def _named(group: Sequence[Run]) -> str:
+    more = len(group) - 1
+    return group[0].name + (f" and {more} more" if more else "")
+
+
+def _label(run: Run, differ: Sequence[str], runs: Sequence[Run]) -> str:
+    """What it has where runs differ; not an option that only another follower is known to take."""
     parts = []
+    alike = [one.settings for one in runs if one.config.get("follower") == run.config["follower"]]
     for key in differ:
+        if key.startswith("follower_options.") and not any(key in one for one in alike):
+            continue
         value, name = run.settings.get(key), key.rpartition(".")[2].replace("_", " ")
         value = "default" if value is None else value
         parts.append(f"{value}" if key in SPEAKING else f"{name} {value}")
@@ -338,6 +359,10 @@ def _panels(
     try:
         saved = load_leader(run.path, game, leader)
         first = frozen("leader", saved, saved.game)[0]
+    except InputError as error:
+        return [], str(error)
+    first.game.check_grid()
+    try:
         return figures.game_panels(first.game, first.commitment), None
     except InputError as error:
         return [], str(error)
@@ -406,6 +431,7 @@ def _story(runs: Sequence[Run], groups: Sequence[tuple[Group, list[Run]]]) -> di
         ],
         "commands": [run.command for run in runs if run.command is not None],
         "several": len(runs) > 1,
+        "searched": any(run.config.get("estimator") == "model-based" for run in runs),
         "from_python": any(run.command is None for run in runs),
         "versions": next((run.summary["versions"] for run in runs if run.summary), None),
         "script": resources.files("stackelberg").joinpath("assets", PLOTLY).read_text(),
@@ -506,10 +532,13 @@ def _evaluation(run: Run) -> dict[str, Any] | None:
     if found is None:
         return None
     try:
+        found = _renamed(found, _short(found["leaders"]))
+        names = list(dict.fromkeys(one["name"].partition(" #")[0] for one in found["leaders"]))
         promised = {one["name"]: predicted(one) for one in found["leaders"]}
         groups = found["groups"]
         return {
             "run": run.name,
+            "of": ", ".join(names) if len(names) <= TOLD else f"{len(names)} runs",
             "worth": _worth(found["standings"], promised),
             "met": _met(found["summary"]),
             "sampled": any(one["regret_source"] == "sampled" for one in found["summary"]),
@@ -525,6 +554,25 @@ def _evaluation(run: Run) -> dict[str, Any] | None:
             f"{run.path / 'evaluation.json'}: {error!r}",
             "evaluate again, or remove it",
         ) from error
+
+
+def _short(leaders: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Of leaders that are named by their runs' paths, the ends of these that tell them apart."""
+    heads = {one["name"]: one["name"].partition(" #") for one in leaders}
+    runs = {one["run"] for one in leaders if one.get("run") == heads[one["name"]][0]}
+    paths = {Path(run).resolve(): run for run in sorted(runs)}
+    ends = {paths[path]: end for path, end in zip(paths, distinct(list(paths)), strict=True)}
+    told = {name: ends.get(head, head) + mark + i for name, (head, mark, i) in heads.items()}
+    return ends | told if len(set(told.values())) == len(told) else {}
+
+
+def _renamed(found: Any, names: Mapping[str, str]) -> Any:
+    """The same with other names for what has one."""
+    if isinstance(found, dict):
+        return {key: _renamed(value, names) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_renamed(value, names) for value in found]
+    return names.get(found, found) if isinstance(found, str) else found
 
 
 def _worth(standings: Sequence[Mapping[str, Any]], promised: Mapping[str, float | None]) -> _Table:

@@ -14,7 +14,7 @@ from agents import ExactFollower, LinearGaussian
 from games import discrete_toy
 from games.linear import LinearGame
 from stackelberg import Coordinator, InputError, TrainConfig, cli, film, registry
-from stackelberg.episode import draw_numbers, numbers
+from stackelberg.episode import cut, draw_numbers, numbers, wrapped
 from stackelberg.types import Commitment, TabularResponse, commit
 
 ONE_LINE = r"^stackelberg: expected [^\n]+; got [^\n]+; [^\n]+\n$"
@@ -112,6 +112,23 @@ def test_both_sides_are_drawn_on_common_scales():
         assert low < every.min() < every.max() < high
         assert high - low < 1.5 * np.ptp(every)
     assert [row[0].get_ylabel() for row in rows] == ["stock", "order", "follower's\naction"]
+
+
+def test_long_names_are_wrapped_and_cut():
+    assert [cut(name, 5) for name in ("abcde", "abcdef", r"abc\$def")] == [
+        *("abcde", "abcd…", "abc…")
+    ]
+    assert wrapped("cash in the first till") == "cash in the\nfirst till"
+    assert wrapped("cash in the very first till of the shop") == "cash in the very\nfirst till of…"
+    assert wrapped("x" * 30) == "x" * 15 + "…"
+    game = stock()
+    game.names = {"state": ["how much is in the stock of the whole warehouse"]}
+    figure = Figure(figsize=(film.WIDTH, 3 * film.ROW), dpi=film.DOTS, layout="constrained")
+    rows = figure.subplots(3, 2)
+    draw_numbers(rows, [numbers(game, _played(game))] * 2)
+    film._drawn(figure)
+    boxes = [row[0].yaxis.label.get_window_extent() for row in rows]
+    assert boxes[0].y0 > boxes[1].y1 > boxes[1].y0 > boxes[2].y1
 
 
 def test_curves_grow_with_the_film():

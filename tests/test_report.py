@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -249,12 +250,14 @@ def test_runs_that_differ_in_seeds_are_one_curve_with_its_interval(runs):
     page = page_of("toy0", "toy1", "toy2")
     values = np.array([metrics(f"toy{i}", "leader_objective") for i in range(3)])
     half = stats.t.ppf(0.975, 2) * stats.sem(values, 0)
-    low, high, mean = page.charts()["learning_curves"]["data"][:3]
+    band, mean = page.charts()["learning_curves"]["data"][:2]
     assert mean["name"] == "mean of 3 seeds"
     assert mean["y"] == pytest.approx(values.mean(0))
     assert mean["customdata"] == pytest.approx(half)
-    assert low["y"] == pytest.approx(values.mean(0) - half)
-    assert high["y"] == pytest.approx(values.mean(0) + half)
+    assert band["y"][:5] == pytest.approx(values.mean(0) - half)
+    assert band["y"][:4:-1] == pytest.approx(values.mean(0) + half)
+    assert band["x"] == [0, 1, 2, 3, 4, 4, 3, 2, 1, 0]
+    assert (band["fill"], band["steps"][:5]) == ("toself", mean["steps"])
     assert mean["steps"] == metrics("toy0", "leader_steps")
     drawn = {one.get("name"): one for one in page.charts()["learning_curves"]["data"]}
     line = drawn["optimum, by the game"]
@@ -284,6 +287,29 @@ def test_where_a_term_is_nil_there_is_no_cosine(runs):
     (curve,) = page_of("toy0").charts()["gradient_cosine"]["data"]
     assert curve["y"] == [0.5, None, 0.5, None, 0.5]
     assert "gradient_cosine" not in page_of("naive").charts()
+
+
+def test_a_band_has_a_hole_where_a_curve_has(runs):
+    names = "toy0", "toy1"
+    for name in names:
+        file = Path(name) / "metrics.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for i, row in enumerate(lines):
+            row |= {"direct_norm": 1.0, "indirect_norm": float(i != 2)}
+            row |= {"cosine": 0.5 if name == "toy0" else 0.25}
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = page_of(*names)
+    band, mean = page.charts()["gradient_cosine"]["data"]
+    assert mean["y"] == [0.375, 0.375, None, 0.375, 0.375]
+    assert band["x"] == [0, 1, 1, 0, None, 3, 4, 4, 3]
+    low, high = band["y"][0], band["y"][2]
+    assert low < 0.375 < high
+    assert band["y"] == [low, low, high, high, None, low, low, high, high]
+    assert "A hole in a curve" in page.words
+    assert "way to a scout" not in page.words
+    config = json.loads(Path("toy0/config.json").read_text()) | {"estimator": "model-based"}
+    Path("toy0/config.json").write_text(json.dumps(config))
+    assert "way to a scout" in page_of(*names).words
 
 
 def test_a_followers_gap_is_drawn_where_there_is_one(runs):
@@ -332,12 +358,69 @@ def test_runs_of_one_game_are_measured_by_one_optimum(runs):
     assert {f"{41 - mean:.2g}", f"{41 - worth['naive']:.2g}"} <= set(cells)
 
 
+def _changed(name: str, **settings) -> None:
+    file = Path(name) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+def test_runs_that_differ_in_much_are_named_by_their_folders(runs):
+    def labels(*names):
+        return [g.label for g, _ in report.grouped([report.read_run(name) for name in names])]
+
+    _changed("naive", radius=0.5, follower="soft-q")
+    assert labels("toy0", "naive") == [
+        "exact, expected-trace, radius 0.001",
+        "soft-q, naive, radius 0.5",
+    ]
+    _changed("naive", steps=7)
+    assert labels("toy0", "toy1", "naive", "toy2") == ["toy0 and 2 more", "naive"]
+
+
+def test_an_option_is_said_of_followers_that_take_it(runs):
+    for name, steps in (("toy0", {"first_steps": 64}), ("toy1", {})):
+        _changed(name, follower="soft-q", follower_options=steps)
+    grouped = report.grouped([report.read_run(name) for name in ("toy0", "toy1", "toy2")])
+    labels = [group.label for group, _ in grouped]
+    assert labels == ["soft-q, first steps 64", "soft-q, first steps default", "exact"]
+
+
+def test_missing_pictures_are_said_on_the_terminal(runs, capsys):
+    file = Path("mine.py")
+    file.write_text("from games.discrete_toy import game\n")
+    assert cli.main(["train", "mine.py:game", *QUICK, "--out", "run"]) == 0
+    assert cli.main(["report", "run", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    file.unlink()
+    assert cli.main(["report", "run", "--quiet"]) == 0
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert re.match(r"^no pictures of the leader of run: [^\n]*mine\.py[^\n]*\n$", errors)
+    assert "No pictures of the leader" in page_of("run").words
+
+
+def test_an_evaluation_names_runs_by_the_ends_of_their_folders(runs, capsys):
+    leaders = [str(runs / name) for name in ("toy0", "naive")]
+    given = ["--followers", "exact", "--seeds", "2", "--quiet"]
+    assert cli.main(["evaluate", *leaders, *given]) == 0
+    page = page_of("toy0", "naive")
+    assert {"toy0", "naive"} <= set(page.cells)
+    assert "Evaluation against fresh followers, toy0, naive" in page.cells
+    shown = page.source.split("<h2>Evaluation")[1].split("<h2>Runs")[0]
+    assert str(runs) not in shown
+    named = [{"name": "/a/run #0", "run": "/a/run"}, {"name": "/a/run #1", "run": "/a/run"}]
+    assert report._short(named) == {"/a/run": "run", "/a/run #0": "run #0", "/a/run #1": "run #1"}
+    assert report._short([*named, {"name": "run #1"}]) == {}  # there is one of that name
+    assert report._short([{"name": "my/own", "run": "/a/run"}]) == {"my/own": "my/own"}
+    twice = [{"name": name, "run": name} for name in ("/a/run", "/a/../a/run")]
+    assert report._short(twice)["/a/../a/run"] != "run"
+
+
 def test_leaders_side_by_side_from_python(tmp_path, undrawn):
     game, config = discrete_toy.game(), TrainConfig(iterations=4, evaluation_episodes=3)
     leader = TabularSoftmax(3, 2, range(3))
     Coordinator(game, leader, ExactFollower(), config, seeds=range(3), out=tmp_path / "run").run()
     page = page_of(tmp_path / "run")
-    assert page.charts()["learning_curves"]["data"][2]["name"] == "mean of 3 seeds"
+    assert page.charts()["learning_curves"]["data"][1]["name"] == "mean of 3 seeds"
     assert "over 3 seeds" in page.words
     assert "Started from Python" in page.words
     assert "No pictures of the leader: the run was started from Python" in page.words
@@ -555,9 +638,125 @@ def test_four_rooms_draws_penalties_visits_and_moves():
     (arrows,) = drawn["Follower's best response"].collections
     share = visits.view(2, 104) / visits.view(2, 104).sum(0)
     mean = (share[..., None] * best.policy[0, :, 0].view(2, 104, 4)).sum(0)
+    mean = mean[[cell not in game.grid.marks for cell in game.grid.cells]]
+    assert len(mean) == 100
     assert pytest.approx(0.85 * (mean[:, 1] - mean[:, 3])) == arrows.U  # right less left
     assert pytest.approx(0.85 * (mean[:, 2] - mean[:, 0])) == arrows.V  # down less up, y is down
     assert drawn["Follower's best response"].yaxis_inverted()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((["###", "# "], [(0, 1)]), "rows of a map: a sequence of strings of one length"),
+        (("# #", [(0, 1)]), "rows of a map"),
+        (([], [(0, 1)]), "rows of a map"),
+        ((None, [(0, 1)]), "rows of a map"),
+        (([[1, 0]], [(0, 1)]), "rows of a map"),
+        ((["##", "##"], [(0, 1)]), "a map with floor cells"),
+        (([" "], []), "moves: pairs of integers"),
+        (([" "], None), "moves: pairs of integers"),
+        (([" "], [(0, 1, 2)]), "moves: pairs of integers"),
+        (([" "], ["up"]), "moves: pairs of integers"),
+        (([" "], [(0.5, 1)]), "moves: pairs of integers"),
+        (([" "], [1, 2]), "moves: pairs of integers"),
+        (([" "], [(0, 1)], {(0, 1): "G"}), r"of the 1 x 1 map; got 'G' for \(0, 1\)"),
+        (([" "], [(0, 1)], {(0, 0): 7}), "marks: a letter"),
+        (([" "], [(0, 1)], "G"), "marks: letters by"),
+    ],
+)
+def test_a_grid_says_what_is_wrong_with_it(given, said):
+    with pytest.raises(InputError, match=said):
+        Grid(*given)
+
+
+def test_transitions_from_a_grids_cells_as_its_docstring_builds_them():
+    example = [line[8:] for line in Grid.__doc__.splitlines() if line.startswith(" " * 8)]
+    known = {"Grid": Grid, "np": np}
+    exec(
+        "\n".join(example[: next(i for i, x in enumerate(example) if "[S, B, S]" in x) + 1]), known
+    )
+    assert known["transition"].tolist() == [[[0, 1], [1, 0]], [[0, 1], [1, 0]]]
+
+
+@pytest.fixture
+def ill_fitting(tmp_path, monkeypatch):
+    """A run of a file's game whose map is changed to one that does not fit."""
+    monkeypatch.chdir(tmp_path)
+    text = (
+        "from games import discrete_toy\nfrom stackelberg import Grid\n"
+        "def game():\n    made = discrete_toy.game(horizon=3)\n    made.grid = Grid({}, {})\n"
+        "    return made\n"
+    )
+    file = Path("ways.py")
+    file.write_text(text.format('["   "]', "[(0, 0), (0, 1), (0, -1)]"))
+    assert cli.main(["train", "ways.py:game", *QUICK, "--out", "run"]) == 0
+    assert cli.main(["check", "ways.py:game"]) == 0
+    page_of("run")
+    return lambda rows, moves: file.write_text(text.format(rows, moves))
+
+
+@pytest.mark.parametrize(
+    ("rows", "moves", "said"),
+    [
+        ('["  "]', "[(0, 0), (0, 1), (0, -1)]", "the 2 cells of the game's grid.*got 3 states"),
+        (
+            '["   "]',
+            "[(0, 1)]",
+            "as many moves in the game's grid as the follower has actions; got 1 for 3",
+        ),
+    ],
+)
+def test_a_grid_that_does_not_fit_its_game_is_refused(
+    ill_fitting, undrawn, capsys, rows, moves, said
+):
+    ill_fitting(rows, moves)
+    for command in (["report", "run"], ["play", "run"]):
+        capsys.readouterr()
+        assert cli.main([*command, "--quiet"]) == 2
+        errors = capsys.readouterr().err
+        assert re.match(ONE_LINE, errors)
+        assert re.search(said, errors)
+    assert cli.main(["check", "ways.py:game"]) == 2
+    assert "game's grid" in capsys.readouterr().out
+    toy = discrete_toy.game()
+    toy.grid = ["   "]
+    with pytest.raises(InputError, match=r"a stackelberg\.Grid"):
+        toy.check_grid()
+
+
+def test_a_grid_shows_the_design_over_the_place():
+    game = four_rooms.game()
+    spent = np.zeros(104)
+    spent[[3, 7]] = 0.1 * 0.2 * np.array([0.5, 4]) * 10 / 10.4
+    axes = axes_of(lambda axes: game.picture_moves(axes, np.eye(104)[0], spent, 1))
+    (image,) = axes.images
+    assert image.get_array()[game.grid.cells[3]] == 1  # red
+    assert image.get_alpha()[game.grid.cells[3]] == pytest.approx(0.5)
+    assert image.get_alpha()[game.grid.cells[7]] == 1  # as full as can be
+    assert image.get_alpha().sum() == pytest.approx(1.5)
+    floor = registry.make_game("warehouse")
+    axes = axes_of(lambda axes: floor.picture_moves(axes, np.eye(37)[0], np.full(37, 0.2), 1))
+    assert axes.images[0].get_alpha()[1, 1] == pytest.approx(0.25)
+
+
+def test_cells_hardly_visited_do_not_scale_the_exchange_rate():
+    game = four_rooms.game()
+    rate, visits = np.full(104, 0.5), np.ones(104)
+    rate[[3, 7]], visits[3], visits[7] = [90, -2], 0.009, 0.011
+    axes = axes_of(figures._rate_map(game, rate, visits))
+    assert axes.images[0].get_clim() == (-2, 2)
+
+
+def test_few_bars_of_a_design_carry_their_numbers():
+    def texts(count):
+        values = 0.5 + np.arange(count)
+        draw = partial(figures._draw_design, places=[*map(str, range(count))], values=values)
+        return [text.get_text() for text in axes_of(draw).texts]
+
+    assert texts(3) == ["0.5", "1.5", "2.5"]
+    assert len(texts(12)) == 12
+    assert texts(13) == []
 
 
 def test_a_users_own_grid_draws_itself():

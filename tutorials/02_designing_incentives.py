@@ -22,20 +22,23 @@ from stackelberg.types import commit
 
 # %% [markdown]
 # ## The grid
-# Five by five cells; the driver starts in one corner and the game ends when it leaves the other.
+# Five by five cells, a space in the map for each. The driver starts in one corner and the game ends
+# with the step that it takes in the other, which moves it no more.
 
 # %%
 SIZE = 5
 MOVES = [(-1, 0), (0, 1), (1, 0), (0, -1)]
-START, HOME, SQUARE = 0, SIZE * SIZE - 1, SIZE * SIZE // 2
-cells = SIZE * SIZE
+MARKS = {(0, 0): "start", (2, 2): "square", (4, 4): "home"}
+grid = Grid([" " * SIZE] * SIZE, MOVES, MARKS)
+cells = len(grid.cells)
+index = {cell: s for s, cell in enumerate(grid.cells)}
+SQUARE, HOME = index[2, 2], index[4, 4]
 
 transition = np.zeros((cells, 4, cells))  # [cell, move, next cell]
-for cell in range(cells):
+for (row, column), s in index.items():
     for b, (down, right) in enumerate(MOVES):
-        row, column = cell // SIZE + down, cell % SIZE + right
-        inside = 0 <= row < SIZE and 0 <= column < SIZE
-        transition[cell, b, row * SIZE + column if inside else cell] = 1.0
+        transition[s, b, index.get((row + down, column + right), s)] = 1.0
+transition[HOME] = np.eye(cells)[HOME]
 
 at_home, at_square = torch.eye(cells, dtype=torch.float64)[[HOME, SQUARE]]
 
@@ -60,15 +63,9 @@ def town_reward(tolls: torch.Tensor) -> torch.Tensor:
     return per_cell.unsqueeze(-1).expand(-1, -1, 4)
 
 
-class Town(TabularDesign):
-    """The design game; its states are cells of a map, so it is drawn as one."""
-
-    grid = Grid([" " * SIZE] * SIZE, MOVES, {(0, 0): "start", (2, 2): "square", (4, 4): "home"})
-
-
-def tolls() -> Town:
-    """The game."""
-    return Town(
+def tolls() -> TabularDesign:
+    """The game; its states are cells of a map, so it is drawn as one."""
+    made = TabularDesign(
         spaces.Box(0.0, 0.5, (cells,)),
         transition,
         town_reward,
@@ -80,6 +77,8 @@ def tolls() -> Town:
         horizon=100,
         name="tolls",
     )
+    made.grid = grid
+    return made
 
 
 # %% [markdown]
