@@ -143,7 +143,7 @@ def test_cross_play_of_runs(capsys):
     assert "P(expected-trace does better than exact) = " in said
     assert "(2 followers of one leader each: too few" in said
     (matrix,) = re.findall(
-        r"^leader's returns against followers of others .*(?:\n[ |].*)+", said, re.M
+        r"^returns of the leader that a follower is met by .*(?:\n[ |].*)+", said, re.M
     )
     assert len(re.findall(r"^\| (?:a|b) +\|", matrix, re.M)) == 2
 

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "tutorials/details.md", "tests/benchmarks/README.md"]
 
 
-def program(mark: str) -> str:
+def program(mark: str, page: str = "README.md") -> str:
     """The one that holds a mark."""
-    blocks = re.findall(r"```python\n(.*?)```", text("README.md"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", text(page), re.DOTALL)
     (found,) = (block for block in blocks if mark in block)
     return found
 
@@ -33,6 +33,18 @@ def test_the_first_program_is_short_and_right(tmp_path):
     assert done.returncode == 0, done.stderr
     optimum, trained = map(float, re.findall(r"(?:optimum|trained) ([\d.]+)", done.stdout))
     assert 0.99 * optimum < trained <= optimum + 1e-9
+
+
+def test_a_run_from_python_is_trained_evaluated_and_shown(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(program("runs/own", "tutorials/details.md"))
+    ask = {"capture_output": True, "text": True, "timeout": 170, "cwd": tmp_path}
+    done = subprocess.run([sys.executable, path], **ask)
+    assert done.returncode == 0, done.stderr
+    assert "what leaders are worth" in done.stdout
+    page = (tmp_path / "runs" / "own" / "report.html").read_text()
+    for title in ("Evaluation against fresh followers", "Before and after training", "Visits"):
+        assert title in page
 
 
 @pytest.mark.parametrize("name", ["congestion", "Drain"])
