@@ -543,7 +543,11 @@ def _evaluation(run: Run) -> dict[str, Any] | None:
             "met": _met(found["summary"]),
             "sampled": any(one["regret_source"] == "sampled" for one in found["summary"]),
             "groups": groups,
-            "lines": [*map(_of_group, groups), *map(_of_comparison, found["comparisons"])],
+            "lines": [
+                *_overtaken(run),
+                *map(_of_group, groups),
+                *map(_of_comparison, found["comparisons"]),
+            ],
             "cross_play": found["cross_play"],
             "matrices": [_matrix(one) for one in found["cross_play"]],
             "profile": _profile(run.name, groups) if len(groups) > 1 else None,
@@ -554,6 +558,19 @@ def _evaluation(run: Run) -> dict[str, Any] | None:
             f"{run.path / 'evaluation.json'}: {error!r}",
             "evaluate again, or remove it",
         ) from error
+
+
+def _overtaken(run: Run) -> Iterator[str]:
+    """Says so where the run has trained on since it was evaluated."""
+    assert run.evaluation is not None
+    own = [one for one in run.evaluation["leaders"] if one.get("run")]
+    own = [one for one in own if Path(one["run"]).resolve() == run.path.resolve()]
+    for then in {one.get("outer_iterations", len(run.metrics)) for one in own}:
+        if then != len(run.metrics):
+            yield (
+                f"{run.name} has trained on since: this is of its leader after {then} of now "
+                f"{len(run.metrics)} outer iterations; evaluate again"
+            )
 
 
 def _short(leaders: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -550,6 +550,20 @@ def test_an_evaluation_is_shown_with_its_cross_play(runs):
     assert drawn >= {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
 
 
+def test_an_evaluation_before_the_run_went_on_says_so(runs):
+    evaluated(Path("toy0"))
+    file = Path("toy0/evaluation.json")
+    found, done = json.loads(file.read_text()), len(metrics_of("toy0"))
+    for trained, said in ((done - 1, True), (done, False)):
+        found["leaders"][0] |= {"run": str(Path("toy0")), "outer_iterations": trained}
+        file.write_text(json.dumps(found))
+        assert ("has trained on since" in page_of("toy0").words) == said
+
+
+def metrics_of(run: str) -> list[str]:
+    return Path(run, "metrics.jsonl").read_text().splitlines()
+
+
 def test_too_few_runs_have_no_interval(runs):
     evaluated(Path("toy0"))
     file = Path("toy0/evaluation.json")
