@@ -1,6 +1,6 @@
 """Numbers and functions of the design that games are given as, validated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 import torch
@@ -24,6 +24,12 @@ def array(name: str, given: Array) -> Tensor:
         raise InputError(
             f"{name}: an array of numbers", type(given).__name__, f"mend it ({error})"
         ) from error
+
+
+def is_standard(settings: Mapping[str, object], standard: Mapping[str, object]) -> bool:
+    """Are a game's settings those that its optimum is known for, horizon and optimum aside?"""
+    changed = {key: value for key, value in settings.items() if key not in ("horizon", "optimum")}
+    return changed.items() <= standard.items()
 
 
 class Parts:

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from scipy.linalg import block_diag
 from torch import Tensor
 
+from games.arrays import is_standard
 from games.linear import LinearDesign
 from stackelberg.environment import Environment
 
@@ -117,8 +118,7 @@ def game(limit: float | None = None, **settings: Any) -> Building:
     Version history: v0.
     """
     standard = {"leader_discount": 0.9, "follower_discount": 0.9, "temperature": 0.1}
-    changed = {key: value for key, value in settings.items() if key not in ("horizon", "optimum")}
-    known = OPTIMUM if changed.items() <= standard.items() else None
+    known = OPTIMUM if is_standard(settings, standard) else None
     defaults = standard | {"horizon": 100, "optimum": known}
     return Building(
         spaces.Box(0.0, 1.0, (2 * ZONES,), np.float32),

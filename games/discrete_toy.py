@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.patches import Circle, FancyArrowPatch
 
+from games.arrays import is_standard
 from games.tabular import TabularGame
 from stackelberg.environment import Environment
 
@@ -88,8 +89,7 @@ def game(bonus: float = 1.0, **settings: Any) -> DiscreteToy:
     follower[A, OPEN, GO_B] = bonus
     leader = np.zeros((3, 2, 3))
     leader[S, :, GO_A] = 1.0
-    changed = {key: value for key, value in settings.items() if key not in ("horizon", "optimum")}
-    known = OPTIMA.get(float(bonus)) if changed.items() <= STANDARD.items() else None
+    known = OPTIMA.get(float(bonus)) if is_standard(settings, STANDARD) else None
     defaults = {"temperature": 0.05, "horizon": 150, "optimum": known}
     made = DiscreteToy(np.eye(3)[to], leader, follower, name="discrete_toy", **defaults | settings)
     made.names = NAMES

@@ -1,11 +1,13 @@
 """FourRooms: a leader spends a budget of penalties to lead a walker past a cell of its choice."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from games.arrays import is_standard
 from games.tabular import TabularDesign
 from stackelberg.environment import Environment
 from stackelberg.errors import InputError
@@ -27,9 +29,10 @@ MAP = """
 #     #     #
 #############
 """.strip().split("\n")
-CELLS = [(r, c) for r, row in enumerate(MAP) for c, mark in enumerate(row) if mark == " "]
-INDEX = {cell: i for i, cell in enumerate(CELLS)}
 MOVES = [(-1, 0), (0, 1), (1, 0), (0, -1)]  # up, right, down, left
+GRID = Grid(MAP, MOVES)
+CELLS = GRID.cells
+INDEX = {cell: i for i, cell in enumerate(CELLS)}
 START, TARGET = (4, 1), (8, 4)
 GOALS = [(1, 9), (11, 11)]
 TOTAL = 0.2  # the budget of penalties
@@ -50,13 +53,9 @@ BEST_KNOWN = {
 
 def slippery(kept: float) -> np.ndarray:
     """P(next cell | cell, move) [104, 4, 104]; the chosen move happens with probability `kept`."""
-    moved = np.zeros((len(CELLS), 4, len(CELLS)))
-    for i, (row, column) in enumerate(CELLS):
-        for b, (down, right) in enumerate(MOVES):
-            moved[i, b, INDEX.get((row + down, column + right), i)] = 1.0
     other = (1 - kept) / 3
     mix = np.full((4, 4), other) + (kept - other) * np.eye(4)
-    return np.einsum("bm,smt->sbt", mix, moved)
+    return np.einsum("bm,smt->sbt", mix, GRID.transition())
 
 
 def game(
@@ -106,8 +105,7 @@ def game(
         for which in {"reference": ("sim", "model")}.get(kernel, (kernel, kernel))
     )
     setting = (goals, kernel, float(temperature), float(penalty))
-    changed = {key: value for key, value in settings.items() if key not in ("horizon", "optimum")}
-    known = BEST_KNOWN.get(setting) if changed.items() <= STANDARD.items() else None
+    known = BEST_KNOWN.get(setting) if is_standard(settings, STANDARD) else None
     made = TabularDesign(
         Budget(cells, TOTAL),
         planned,
@@ -120,7 +118,8 @@ def game(
         name="four_rooms",
         **{"horizon": 200, "optimum": known} | settings,
     )
-    made.grid = Grid(MAP, MOVES, {START: "S", TARGET: "T"} | dict.fromkeys(GOALS[:goals], "G"))
+    marks = {START: "S", TARGET: "T"} | dict.fromkeys(GOALS[:goals], "G")
+    made.grid = replace(GRID, marks=marks)
     return made
 
 

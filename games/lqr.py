@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import block_diag
 
+from games.arrays import is_standard
 from games.linear import LinearGame
 from stackelberg.environment import Environment
 from stackelberg.errors import InputError
@@ -109,8 +110,7 @@ def game(
         "leader_std": 0.001,
         "affine": False,
     }
-    changed = {key: value for key, value in settings.items() if key not in ("horizon", "optimum")}
-    as_published = default and changed.items() <= standard.items()
+    as_published = default and is_standard(settings, standard)
     defaults = standard | {"horizon": 100, "optimum": OPTIMUM if as_published else None}
     made = BilevelLQR(
         np.hstack([np.zeros((states, 1)), A, C, B]),

@@ -7,6 +7,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from games.arrays import is_standard
 from games.tabular import TabularDesign
 from stackelberg.environment import Environment
 from stackelberg.errors import InputError
@@ -57,10 +58,7 @@ def game(temperature: float = 0.2, price: float = 0.1, **settings: Any) -> Tabul
     if not 0 <= price < float("inf"):
         raise InputError("a finite price >= 0", f"{price}", "the default is 0.1")
     cells, scanner, desk = len(CELLS), INDEX[SCANNER], INDEX[DESK]
-    moved = np.zeros((cells, 4, cells))
-    for i, (row, column) in enumerate(CELLS):
-        for b, (down, right) in enumerate(MOVES):
-            moved[i, b, INDEX.get((row + down, column + right), i)] = 1.0
+    moved = GRID.transition()
     moved[desk] = np.eye(cells)[desk]
     going, staying = torch.from_numpy(moved), torch.eye(cells, dtype=torch.float64).unsqueeze(1)
     passed = torch.zeros(cells, 4, dtype=torch.float64)
@@ -78,9 +76,8 @@ def game(temperature: float = 0.2, price: float = 0.1, **settings: Any) -> Tabul
         spent = slow.sum(-1)[:, None, None] * at_desk.unsqueeze(-1)
         return (1 - slow.unsqueeze(-1)) * passed - price * spent
 
-    changed = {key: value for key, value in settings.items() if key not in ("horizon", "optimum")}
     setting = float(temperature), float(price)
-    known = BEST_KNOWN.get(setting) if changed.items() <= STANDARD.items() else None
+    known = BEST_KNOWN.get(setting) if is_standard(settings, STANDARD) else None
     discounts = {name: STANDARD[name] for name in ("leader_discount", "follower_discount")}
     made = TabularDesign(
         spaces.Box(0.0, SLOWEST, (cells,), np.float64),

@@ -63,8 +63,8 @@ def evaluate(
             all; a table f(a|s) [S, A]; in a linear-quadratic game gains [k, 1 + n], the constants
             first, played with the game's `leader_std` (0 if it has none) and with all exact
             numbers, which a function there lacks; where the leader moves once, a design [d]. Or
-            several of
-            these by name, a mapping. Of a run it is the newest checkpoint, also if unfinished.
+            several of these by name, a mapping. Of a run it is the newest checkpoint, also if
+            unfinished.
         game: may be left out with runs, and is theirs if it is not: in another game the leader of
             a run is `load_leader(path).leader`.
         followers: names as `stackelberg train --follower` takes them, or functions that make one,

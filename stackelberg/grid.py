@@ -19,13 +19,10 @@ class Grid:
 
     In a row a space is a floor cell, anything else a wall; cells are counted as they are read. A
     game may have several layers of the map, one after the other (an episode's goal, a load): state
-    s is the cell s modulo the number of cells. Any game takes one, `game.grid = grid`. What its
-    moves do, where walls hold whoever walks into them:
+    s is the cell s modulo the number of cells. Any game takes one, `game.grid = grid`:
 
         grid = Grid(["####", "#  #", "####"], moves=[(0, 1), (0, -1)], marks={(1, 2): "G"})
-        index = {cell: s for s, cell in enumerate(grid.cells)}
-        to = [[index.get((r + i, c + j), s) for i, j in grid.moves] for (r, c), s in index.items()]
-        transition = np.eye(len(index))[np.array(to)]  # P(s'|s,b) [S, B, S]
+        transition = grid.transition()  # P(s'|s,b) [S, B, S]
 
     Args:
         rows: of the map, all of one length.
@@ -76,6 +73,12 @@ class Grid:
     def cells(self) -> list[tuple[int, int]]:
         """(row, column) of every cell."""
         return [(r, c) for r, row in enumerate(self.rows) for c, x in enumerate(row) if x == " "]
+
+    def transition(self) -> np.ndarray:
+        """Where moves lead, P(s'|s,b) [cells, moves, cells]; a wall holds who walks into it."""
+        index = {cell: s for s, cell in enumerate(self.cells)}
+        to = [[index.get((r + i, c + j), s) for i, j in self.moves] for (r, c), s in index.items()]
+        return np.eye(len(index))[np.array(to)]
 
     def layered(self, values: np.ndarray) -> np.ndarray:
         """Values of states [S, ...] by layer and cell [layers, cells, ...].

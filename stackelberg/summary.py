@@ -210,10 +210,9 @@ def warn_without_influence(scale: Tensor, found: list[Tensor], true: list[Tensor
 
 def warn_of_divergence(estimate: Tensor) -> None:
     """Warn of leaders whose returns [M], as they estimate them, diverge: they have no gradient."""
-    lost = torch.nonzero(estimate.isneginf()).flatten().tolist()
-    if lost:
+    if lost := _lost(estimate):
         warnings.warn(
-            f"the returns of leader {', '.join(map(str, lost))} of 0 to {len(estimate) - 1} "
+            f"the returns of {lost} "
             "diverge at the start, by what was seen, and it has no gradient to leave by: start "
             "from other gains, or take a smaller leader_discount",
             stacklevel=4,
@@ -225,15 +224,21 @@ def warn_without_response(indirect: Tensor) -> bool:
 
     Returns whether there are any.
     """
-    lost = torch.nonzero(indirect.isneginf()).flatten().tolist()
-    if lost:
+    if lost := _lost(indirect):
         warnings.warn(
-            f"by what was seen, the follower has no best response to leader "
-            f"{', '.join(map(str, lost))} of 0 to {len(indirect) - 1}: where that is so the "
+            f"by what was seen, the follower has no best response to {lost}: where that is so the "
             "indirect term is left out, and indirect_norm is 0; play longer or in more streams",
             stacklevel=4,
         )
     return bool(lost)
+
+
+def _lost(values: Tensor) -> str:
+    """The leaders whose values [M] are -inf, in words; empty if there are none."""
+    which = torch.nonzero(values.isneginf()).flatten().tolist()
+    if not which:
+        return ""
+    return f"leader {', '.join(map(str, which))} of 0 to {len(values) - 1}"
 
 
 def interval(returns: Tensor, cut: Cut) -> dict[str, Any]:

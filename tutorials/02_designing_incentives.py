@@ -34,10 +34,7 @@ cells = len(grid.cells)
 index = {cell: s for s, cell in enumerate(grid.cells)}
 SQUARE, HOME = index[2, 2], index[4, 4]
 
-transition = np.zeros((cells, 4, cells))  # [cell, move, next cell]
-for (row, column), s in index.items():
-    for b, (down, right) in enumerate(MOVES):
-        transition[s, b, index.get((row + down, column + right), s)] = 1.0
+transition = grid.transition()  # [cell, move, next cell]
 transition[HOME] = np.eye(cells)[HOME]
 
 at_home, at_square = torch.eye(cells, dtype=torch.float64)[[HOME, SQUARE]]
